@@ -1,0 +1,70 @@
+# The two commands of the README are `make demo` and `make test`; both set up what they need.
+
+PYTHON ?= python3
+BACKEND ?= auto
+DEMO_ARGS ?=
+BIN := .venv/bin
+# Debian's packages that the project uses where they are missing and root may install them.
+NEEDED := bwrap:bubblewrap cc:gcc
+GUEST_SOURCES := $(wildcard pool/guest/*.c pool/guest/*.h) hatch_build.py
+
+.DEFAULT_GOAL := help
+.PHONY: help setup system demo test lint check bench format clean
+
+help:
+	@echo "make demo [BACKEND=auto|docker|local]   run the built-in tasks in 16 sandboxes"
+	@echo "make test                               run everything that checks the project"
+	@echo "make lint | check | bench | format | clean"
+
+setup: system .venv/installed
+
+system:
+	@missing=""; for pair in $(NEEDED); do command -v "$${pair%%:*}" >/dev/null 2>&1 || missing="$$missing $${pair#*:}"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	    case "$$missing" in *gcc*) missing="$$missing libc6-dev";; esac; \
+	    echo "installing$$missing from Debian's packages"; \
+	    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; } \
+	      || echo "could not install$$missing; 'codecraft doctor' tells what that costs"; \
+	  else echo "missing:$$missing (install them as root; 'codecraft doctor' tells what that costs)"; fi; fi
+
+.venv/made: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv \
+	  || { echo "no virtual environment could be made (Debian: apt-get install python3-venv)"; exit 1; }
+	@echo "installing the locked dependencies into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+.venv/installed: .venv/made pyproject.toml $(GUEST_SOURCES)
+	@echo "building the guest and installing codecraft_async into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup
+	@$(BIN)/codecraft demo --backend $(BACKEND) $(DEMO_ARGS)
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+
+check: setup
+	@$(BIN)/python -m pytest
+
+# Both parts run even when the first fails, and the test runner's closing line comes last.
+test: setup
+	@status=0; $(MAKE) --no-print-directory lint || status=1; $(MAKE) --no-print-directory check || status=1; exit $$status
+
+bench: setup
+	@$(BIN)/python benchmarks/throughput.py $(BENCH_ARGS)
+
+format: setup
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build pool/codecraft_pool/_guest

@@ -1,0 +1,104 @@
+/* Whose powers the guest acts with: its own, those of the user it writes files for, or none. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <string.h>
+#include <sys/fsuid.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "guest.h"
+
+#define CAPABILITY_VERSION_3 0x20080522u
+#define CAP_KILL 5
+#define CAP_SETGID 6
+#define CAP_SETUID 7
+
+/* The kernel's own layout; not every libc has a header for it. */
+struct cap_header {
+	uint32_t version;
+	int pid;
+};
+struct cap_data {
+	uint32_t effective, permitted, inheritable;
+};
+
+static int get_capabilities(struct cap_data data[2])
+{
+	struct cap_header header = {.version = CAPABILITY_VERSION_3, .pid = 0};
+
+	return (int)syscall(SYS_capget, &header, data);
+}
+
+static int set_capabilities(const struct cap_data data[2])
+{
+	struct cap_header header = {.version = CAPABILITY_VERSION_3, .pid = 0};
+
+	return (int)syscall(SYS_capset, &header, data);
+}
+
+/* Said at the start, rather than by every command's failure. */
+int must_have_powers(void)
+{
+	struct cap_data data[2];
+	uint32_t needed = 1u << CAP_KILL | 1u << CAP_SETGID | 1u << CAP_SETUID;
+
+	if (get_capabilities(data) < 0)
+		return complain("cannot read capabilities: %s", strerror(errno));
+	if ((data[0].effective & needed) != needed)
+		return complain("needs CAP_KILL, CAP_SETGID and CAP_SETUID to run commands as another user; or --agent self");
+	return 0;
+}
+
+int drop_inheritable(void)
+{
+	struct cap_data data[2];
+
+	if (get_capabilities(data) < 0)
+		return complain("cannot read capabilities: %s", strerror(errno));
+	data[0].inheritable = data[1].inheritable = 0;
+	if (set_capabilities(data) < 0)
+		return complain("cannot drop inheritable capabilities: %s", strerror(errno));
+	return 0;
+}
+
+int drop_all_capabilities(void)
+{
+	const struct cap_data none[2] = {{0, 0, 0}, {0, 0, 0}};
+
+	return set_capabilities(none);
+}
+
+static void set_effective(bool all)
+{
+	struct cap_data data[2];
+
+	if (get_capabilities(data) < 0)
+		return;
+	for (int i = 0; i < 2; i++)
+		data[i].effective = all ? data[i].permitted : 0;
+	set_capabilities(data);
+}
+
+/* File access as *owner*: root stays root, anybody else is without the guest's powers over files.
+ * With one user for guest and agent only the capabilities make the difference. */
+void act_as(const struct guest *guest, struct owner owner)
+{
+	if (guest->options.self) {
+		set_effective(false);
+		return;
+	}
+	setfsgid(owner.gid);
+	setfsuid(owner.uid);
+}
+
+void act_as_self(const struct guest *guest)
+{
+	if (guest->options.self) {
+		set_effective(true);
+	} else {
+		setfsuid(guest->own.uid);
+		setfsgid(guest->own.gid);
+	}
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* a change of user may have reset it */
+}

@@ -1,0 +1,213 @@
+/* The one loop. A set of descriptors this small is cheaper to hand to ppoll than to keep registered: most
+ * commands end before their pipes are worth watching. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "guest.h"
+
+/* Until then a command's output waits in its pipes: a short one costs one wake-up and one write. */
+#define ATTACH_NS (2 * NS_PER_MS)
+
+enum watched { FIXED = 3, WATCHED_MAX = FIXED + 3 * RUNS_MAX + ORPHANS_MAX };
+enum fixed { CHANNEL_IN, CHANNEL_OUT, SIGNALS };
+
+struct watch {
+	struct pollfd fds[WATCHED_MAX];
+	struct {
+		int run;    /* index, -1 = an orphan */
+		int stream; /* 0 stdout, 1 stderr, 2 stdin */
+		int fd;     /* an orphan's */
+	} what[WATCHED_MAX];
+	size_t count;
+	uint64_t wake_ns;
+};
+
+static void watch_fd(struct watch *watch, int fd, short events, int run, int stream)
+{
+	watch->fds[watch->count] = (struct pollfd){.fd = fd, .events = events};
+	watch->what[watch->count].run = run;
+	watch->what[watch->count].stream = stream;
+	watch->what[watch->count].fd = fd;
+	watch->count++;
+}
+
+static void wake_at(struct watch *watch, uint64_t when)
+{
+	if (when < watch->wake_ns)
+		watch->wake_ns = when;
+}
+
+static void watch_run(struct watch *watch, struct run *run, int index, bool room, uint64_t now)
+{
+	if (!run->used || run->exited)
+		return;
+	if (run->input >= 0)
+		watch_fd(watch, run->input, POLLOUT, index, 2);
+	if (run->reason != BY_ITSELF)
+		return; /* it is dying; what it printed waits for the end */
+	wake_at(watch, run->deadline_ns);
+	if (!run->attached && now < run->started_ns + ATTACH_NS) {
+		wake_at(watch, run->started_ns + ATTACH_NS);
+		return;
+	}
+	run->attached = true;
+	for (int stream = 0; room && stream < 2; stream++)
+		if (run->output[stream] >= 0)
+			watch_fd(watch, run->output[stream], POLLIN, index, stream);
+}
+
+/* What to wait for. Without room for replies neither output nor requests are taken. */
+static void watch_all(struct guest *guest, struct watch *watch)
+{
+	bool room = queue_size(&guest->replies) < QUEUE_LIMIT;
+	uint64_t now = now_ns();
+
+	watch->count = 0;
+	watch->wake_ns = guest->more_children ? 0 : NEVER;
+	watch_fd(watch, guest->channel_in, (short)(room ? POLLIN | POLLRDHUP : POLLRDHUP), -1, 0);
+	watch_fd(watch, guest->channel_out, (short)(guest->replies_blocked ? POLLOUT : 0), -1, 0);
+	watch_fd(watch, guest->signals, POLLIN, -1, 0);
+	for (int i = 0; i < RUNS_MAX; i++)
+		watch_run(watch, &guest->runs[i], i, room, now);
+	if (now < guest->orphans_rest_until_ns) {
+		wake_at(watch, guest->orphans_rest_until_ns);
+		return;
+	}
+	for (size_t i = 0; i < guest->orphans_count; i++)
+		watch_fd(watch, guest->orphans[i], POLLIN, -1, 0);
+}
+
+static int wait_for_events(struct watch *watch)
+{
+	struct timespec timeout = {0, 0}, *limit = watch->wake_ns == NEVER ? NULL : &timeout;
+	uint64_t now = limit == NULL ? 0 : now_ns();
+
+	if (limit != NULL && watch->wake_ns > now) {
+		timeout.tv_sec = (time_t)((watch->wake_ns - now) / NS_PER_S);
+		timeout.tv_nsec = (long)((watch->wake_ns - now) % NS_PER_S);
+	}
+	if (ppoll(watch->fds, watch->count, limit, NULL) >= 0)
+		return 0;
+	for (size_t i = 0; i < watch->count; i++)
+		watch->fds[i].revents = 0;
+	return errno == EINTR ? 0 : 1;
+}
+
+static void serve_run(struct guest *guest, const struct watch *watch, size_t i)
+{
+	struct run *run = &guest->runs[watch->what[i].run];
+	int stream = watch->what[i].stream;
+
+	/* Reaping, which came first, may have ended this run and closed its pipes. */
+	if (!run->used || run->exited)
+		return;
+	if (stream == 2 && run->input == watch->fds[i].fd)
+		run_feed(guest, run);
+	else if (stream < 2 && run->output[stream] == watch->fds[i].fd && run->reason == BY_ITSELF &&
+	         queue_size(&guest->replies) < QUEUE_LIMIT)
+		output_pump(guest, run, stream);
+}
+
+static void serve_pipes(struct guest *guest, const struct watch *watch)
+{
+	for (size_t i = FIXED; i < watch->count; i++) {
+		if (watch->fds[i].revents == 0)
+			continue;
+		if (watch->what[i].run >= 0)
+			serve_run(guest, watch, i);
+		else
+			orphan_drain(guest, watch->fds[i].fd);
+	}
+}
+
+static void serve_children(struct guest *guest)
+{
+	struct signalfd_siginfo info;
+
+	if (read(guest->signals, &info, sizeof info) > 0 || guest->more_children)
+		reap(guest);
+}
+
+static void enforce_wall_limits(struct guest *guest)
+{
+	uint64_t now = now_ns();
+
+	for (int i = 0; i < RUNS_MAX; i++) {
+		struct run *run = &guest->runs[i];
+
+		if (run->used && !run->exited && run->reason == BY_ITSELF && now >= run->deadline_ns)
+			kill_run(guest, run, WALL_LIMIT);
+	}
+}
+
+/* Returns whether an EXIT still waits for room. */
+static bool settle_runs(struct guest *guest)
+{
+	bool waits = false;
+
+	for (int i = 0; i < RUNS_MAX; i++) {
+		struct run *run = &guest->runs[i];
+
+		if (run->used && run->exited)
+			output_settle(guest, run);
+		waits |= run->used && run->exited;
+	}
+	return waits;
+}
+
+/* Takes requests and sends replies until neither goes any further. */
+static int serve_channel(struct guest *guest, bool *ended)
+{
+	bool waits;
+
+	do {
+		if (channel_handle(guest))
+			return 1;
+		waits = settle_runs(guest);
+		if (channel_flush(guest))
+			*ended = true;
+	} while (!*ended && !guest->replies_blocked && (waits || channel_has_frame(guest)));
+	return 0;
+}
+
+/* Requests that came before the end of the stream count, unless the host left their replies lying. */
+static int take_requests(struct guest *guest, const struct pollfd *channel, bool *ended)
+{
+	if (channel->events & POLLIN)
+		return channel->revents != 0 ? channel_read(guest, ended) : 0;
+	if (channel->revents != 0)
+		*ended = true;
+	return 0;
+}
+
+/* Returns 0 when the host is gone, 1 when it must be told that it broke the protocol. */
+int serve(struct guest *guest)
+{
+	static struct watch watch;
+	bool ended = false;
+
+	while (!ended) {
+		if (serve_channel(guest, &ended))
+			return 1;
+		if (ended)
+			break;
+		watch_all(guest, &watch);
+		if (wait_for_events(&watch))
+			return fail(&guest->last_words, errno, "cannot wait for events");
+		if (watch.fds[SIGNALS].revents != 0 || guest->more_children)
+			serve_children(guest);
+		serve_pipes(guest, &watch);
+		enforce_wall_limits(guest);
+		if (watch.fds[CHANNEL_OUT].revents & (POLLERR | POLLNVAL))
+			ended = true;
+		else if (take_requests(guest, &watch.fds[CHANNEL_IN], &ended))
+			return 1;
+	}
+	return 0;
+}

@@ -1,0 +1,104 @@
+/* Process 1 of a sandbox: takes the channel, gives up what it does not need, serves until the host is gone. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "guest.h"
+
+#define USAGE "usage: guest [--agent UID:GID | --agent self] [--max-processes N] [--seccomp] [--version]"
+#define EXIT_USAGE 2
+
+static struct guest guest; /* zeroed, and too large for a stack */
+
+static int parse_number(const char *text, char end, uint32_t *value, const char **rest)
+{
+	char *stop;
+	unsigned long long number;
+
+	if (*text < '0' || *text > '9')
+		return 1;
+	errno = 0;
+	number = strtoull(text, &stop, 10);
+	if (errno != 0 || *stop != end || number >= AGENT_ID)
+		return 1;
+	*value = (uint32_t)number;
+	*rest = stop + (end != '\0');
+	return 0;
+}
+
+static int parse_agent(const char *text, struct options *options)
+{
+	const char *rest = text;
+
+	options->self = strcmp(text, "self") == 0;
+	if (options->self) {
+		options->agent = (struct owner){.uid = getuid(), .gid = getgid()};
+		return 0;
+	}
+	if (parse_number(text, ':', &options->agent.uid, &rest) || parse_number(rest, '\0', &options->agent.gid, &rest))
+		return complain("--agent takes UID:GID or self, not \"%s\"", text);
+	return 0;
+}
+
+static int parse_max_processes(const char *text, struct options *options)
+{
+	uint32_t number;
+	const char *rest;
+
+	if (parse_number(text, '\0', &number, &rest) || number == 0)
+		return complain("--max-processes takes a number from 1, not \"%s\"", text);
+	options->has_max_processes = true;
+	options->max_processes = number;
+	return 0;
+}
+
+static int parse_options(int argc, char **argv, struct options *options)
+{
+	options->agent = (struct owner){.uid = 1000, .gid = 1000};
+	for (int i = 1; i < argc; i++) {
+		const char *value = i + 1 < argc ? argv[i + 1] : "";
+
+		if (strcmp(argv[i], "--version") == 0) {
+			printf("guest %s, protocol %u\n", GUEST_VERSION, PROTOCOL_VERSION);
+			exit(fflush(stdout) == 0 ? 0 : 1);
+		} else if (strcmp(argv[i], "--seccomp") == 0) {
+			options->seccomp = true;
+		} else if (strcmp(argv[i], "--agent") == 0) {
+			i++;
+			if (parse_agent(value, options))
+				return 1;
+		} else if (strcmp(argv[i], "--max-processes") == 0) {
+			i++;
+			if (parse_max_processes(value, options))
+				return 1;
+		} else {
+			return complain("unknown option \"%s\"; " USAGE, argv[i]);
+		}
+	}
+	return 0;
+}
+
+/* Outside a PID namespace of its own, the kill(-1) of this program would end the machine's processes. */
+static int must_be_first(void)
+{
+	if (getpid() != 1)
+		return complain("must be process 1 of a PID namespace of its own, is process %d", (int)getpid());
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (parse_options(argc, argv, &guest.options) || must_be_first())
+		return EXIT_USAGE;
+	if (take_channel(&guest) || take_signals(&guest) || look_around(&guest) || give_up_powers(&guest))
+		return 1;
+	reply_hello(&guest);
+	if (serve(&guest)) {
+		channel_say_last_words(&guest);
+		return 1;
+	}
+	return 0; /* the kernel kills the rest of a namespace whose process 1 ends */
+}

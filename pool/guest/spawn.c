@@ -1,0 +1,233 @@
+/* From the guest to the command. The child borrows the guest's memory until it executes, as with vfork. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "guest.h"
+
+#define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#define STATUS_NOT_FOUND 127
+#define STATUS_NOT_EXECUTABLE 126
+#define STACK_BYTES ((size_t)64 << 10)
+#define NUDGE_NS (20 * NS_PER_MS)
+#define NUDGES 500 /* 10 s: an executable on a cold disk takes its time, one that an agent stops gets its end */
+
+struct launch {
+	const struct guest *guest;
+	const struct run_request *request;
+	const int *stdio;
+	volatile int cwd_error; /* the child's word to the guest */
+	volatile int borrowed;  /* the kernel zeroes it when the child lets go of the memory */
+};
+
+static void say(const char *name, const char *what)
+{
+	struct iovec parts[] = {
+	    {.iov_base = (char *)(uintptr_t) "guest: ", .iov_len = 7},
+	    {.iov_base = (char *)(uintptr_t)name, .iov_len = strnlen(name, 200)},
+	    {.iov_base = (char *)(uintptr_t)what, .iov_len = strlen(what)},
+	};
+
+	if (writev(2, parts, 3) < 0)
+		return; /* nobody reads it */
+}
+
+__attribute__((noreturn)) static void refuse(const char *name, int errnum)
+{
+	bool missing = errnum == ENOENT || errnum == ENOTDIR;
+
+	say(name, missing                ? ": not found\n"
+	          : errnum == EACCES     ? ": permission denied\n"
+	          : errnum == ENOEXEC    ? ": not an executable format\n"
+	          : errnum == E2BIG      ? ": argument list too long\n"
+	          : errnum == ENAMETOOLONG ? ": name too long\n"
+	          : errnum == EAGAIN     ? ": too many processes\n"
+	                                 : ": cannot be executed\n");
+	_exit(missing ? STATUS_NOT_FOUND : STATUS_NOT_EXECUTABLE);
+}
+
+static const char *search_path(char *const *envp)
+{
+	for (; *envp != NULL; envp++)
+		if (strncmp(*envp, "PATH=", 5) == 0)
+			return *envp + 5;
+	return DEFAULT_PATH;
+}
+
+/* Tries one directory of the PATH; returns why it is not the one. */
+static int execute_in(const char *dir, size_t dir_size, const char *name, char *const *argv, char *const *envp)
+{
+	char file[PATH_MAX];
+	size_t name_size = strlen(name);
+
+	if (dir_size + 1 + name_size + 1 > sizeof file)
+		return ENAMETOOLONG;
+	memcpy(file, dir, dir_size);
+	if (dir_size > 0)
+		file[dir_size++] = '/';
+	memcpy(file + dir_size, name, name_size + 1);
+	if (access(file, F_OK) < 0) /* far cheaper than an execve that fails */
+		return errno;
+	execve(file, argv, envp);
+	return errno;
+}
+
+/* Returns why nothing could be executed. A program without permission is passed over, but remembered. */
+static int execute(char *const *argv, char *const *envp)
+{
+	int found = ENOENT;
+
+	if (argv[0][0] == '\0')
+		return ENOENT;
+	if (strchr(argv[0], '/') != NULL) {
+		execve(argv[0], argv, envp);
+		return errno;
+	}
+	for (const char *dir = search_path(envp);; dir++) {
+		size_t size = strcspn(dir, ":");
+		int errnum = execute_in(dir, size, argv[0], argv, envp);
+
+		if (errnum == EACCES)
+			found = EACCES;
+		else if (errnum != ENOENT && errnum != ENOTDIR && errnum != ENAMETOOLONG && errnum != ELOOP)
+			return errnum;
+		dir += size;
+		if (*dir == '\0')
+			return found;
+	}
+}
+
+/* System calls, not libc's wrappers: those would tell the guest's other threads, of which there are none,
+ * and keep notes in the memory that is only borrowed. */
+static int become(const struct guest *guest, struct owner owner)
+{
+	if (!guest->options.self && (syscall(SYS_setresgid, owner.gid, owner.gid, owner.gid) < 0 ||
+	                             syscall(SYS_setresuid, owner.uid, owner.uid, owner.uid) < 0))
+		return 1;
+	return drop_all_capabilities() < 0;
+}
+
+/* After the change of user: a user over the limit already would not be let in before. */
+static void limit_processes(const struct options *options)
+{
+	const struct rlimit limit = {.rlim_cur = options->max_processes, .rlim_max = options->max_processes};
+
+	if (options->has_max_processes && setrlimit(RLIMIT_NPROC, &limit) < 0)
+		_exit(STATUS_NOT_EXECUTABLE);
+}
+
+static int child(void *argument)
+{
+	struct launch *launch = argument;
+	const struct run_request *request = launch->request;
+	sigset_t none;
+	int errnum;
+
+	setsid();
+	for (int fd = 0; fd < 3; fd++)
+		if (launch->stdio[fd] != fd && dup2(launch->stdio[fd], fd) < 0)
+			_exit(STATUS_NOT_EXECUTABLE);
+	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+	if (become(launch->guest, request->owner)) {
+		say(request->argv[0], ": cannot become its user\n");
+		_exit(STATUS_NOT_EXECUTABLE);
+	}
+	limit_processes(&launch->guest->options);
+	if (chdir(request->cwd) < 0) {
+		launch->cwd_error = errno;
+		_exit(STATUS_NOT_EXECUTABLE);
+	}
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	errnum = execute(request->argv, request->envp);
+	refuse(request->argv[0], errnum);
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+
+/* A copy of the memory, for the sanitizer's bookkeeping is not made to be shared with a child. */
+static pid_t start_child(struct launch *launch)
+{
+	pid_t pid = (pid_t)syscall(SYS_clone, CLONE_VFORK | SIGCHLD, 0, NULL, NULL, 0);
+
+	if (pid == 0)
+		_exit(child(launch));
+	return pid;
+}
+
+#else
+
+/* vfork would wait for good if an agent's process stopped the child, whose user it has, before it executes:
+ * a wait on the word that the kernel zeroes at the same moment can do something about it. */
+static void wait_for_memory(const struct launch *launch, pid_t pid)
+{
+	const struct timespec nudge = {.tv_sec = 0, .tv_nsec = (long)NUDGE_NS};
+
+	for (int i = 0; launch->borrowed != 0; i++) {
+		if (syscall(SYS_futex, &launch->borrowed, FUTEX_WAIT, 1, &nudge, NULL, 0) == 0 || errno != ETIMEDOUT)
+			continue;
+		kill(pid, i < NUDGES ? SIGCONT : SIGKILL);
+	}
+}
+
+static pid_t start_child(struct launch *launch)
+{
+	static _Alignas(16) char stack[STACK_BYTES];
+	pid_t pid;
+
+	launch->borrowed = 1;
+	pid = clone(child, stack + sizeof stack, CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD, launch, NULL, NULL,
+	            (void *)(uintptr_t)&launch->borrowed);
+	if (pid > 0)
+		wait_for_memory(launch, pid);
+	return pid;
+}
+
+#endif
+
+/* A large frame leaves a high-water mark of memory, which the command would start with as its own peak. */
+static void forget_peak(struct guest *guest)
+{
+	bool shrank = queue_shrank(&guest->requests);
+
+	shrank |= queue_shrank(&guest->replies);
+	if (shrank && guest->clear_refs >= 0 && write(guest->clear_refs, "5", 1) < 0)
+		return; /* only the figure suffers */
+}
+
+/* The pid of the started command; -1 with errno if there can be none. With *cwd_error it has gone already. */
+pid_t spawn(struct guest *guest, const struct run_request *request, const int stdio[3], int *cwd_error)
+{
+	static struct launch *launch; /* in shared memory, for a child with a copy of the rest */
+	pid_t pid;
+
+	if (launch == NULL) {
+		void *memory = mmap(NULL, sizeof *launch, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+		if (memory == MAP_FAILED)
+			return -1;
+		launch = memory;
+	}
+	*launch = (struct launch){.guest = guest, .request = request, .stdio = stdio};
+	forget_peak(guest);
+	pid = start_child(launch);
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* the child's change of user may have reset it */
+	*cwd_error = launch->cwd_error;
+	if (pid > 0 && *cwd_error != 0) {
+		kill(pid, SIGKILL); /* ends it even if somebody stopped it on its way out */
+		waitpid(pid, NULL, 0);
+	}
+	return pid;
+}

@@ -1,0 +1,79 @@
+"""Which launcher to use on this machine, and why."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from codecraft_pool.docker_daemon import connect_daemon
+from codecraft_pool.docker_launcher import DockerLauncher
+from codecraft_pool.errors import BackendUnavailable, LaunchError
+from codecraft_pool.images import ImageProgress
+from codecraft_pool.launcher import Launcher
+from codecraft_pool.local_launcher import LocalLauncher
+from codecraft_pool.reaper import reap
+from codecraft_pool.spec import SandboxSpec
+
+Backend = Literal["auto", "docker", "local"]
+BACKENDS: Final[tuple[str, ...]] = get_args(Backend)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A launcher that is ready for the specs asked for, and the reason it was taken, in one line."""
+
+    launcher: Launcher
+    reason: str
+
+
+@asynccontextmanager
+async def open_launcher(
+    backend: str = "auto", specs: Sequence[SandboxSpec] = (), *, progress: ImageProgress | None = None
+) -> AsyncGenerator[Choice]:
+    """Open a launcher that can start all of *specs*, after removing what dead processes left.
+
+    "auto" takes Docker where a daemon answers and every image is here or can be had, else the local launcher.
+
+    Raises:
+        ValueError: *backend* is no known one.
+        LaunchError: What was asked for does not work here; says why and what to do.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}; it must be one of {', '.join(map(repr, BACKENDS))}")
+    async with AsyncExitStack() as stack:
+        if backend != "local":
+            try:
+                choice = await _open_docker(stack, specs, progress)
+            except LaunchError as exc:
+                await stack.aclose()
+                if backend == "docker":
+                    raise
+                why = str(exc)
+            else:
+                yield choice
+                return
+        else:
+            why = "it was asked for"
+        yield await _open_local(stack, specs, why)
+
+
+async def _open_docker(stack: AsyncExitStack, specs: Sequence[SandboxSpec], progress: ImageProgress | None) -> Choice:
+    daemon = await stack.enter_async_context(await connect_daemon())
+    await reap(daemon)
+    launcher = await stack.enter_async_context(DockerLauncher(daemon, progress=progress))
+    for spec in specs:
+        await launcher.prepare(spec)
+    return Choice(launcher, "a daemon answers and the images are there")
+
+
+async def _open_local(stack: AsyncExitStack, specs: Sequence[SandboxSpec], why: str) -> Choice:
+    try:
+        launcher = await stack.enter_async_context(LocalLauncher())
+        await reap(None)
+        for spec in specs:
+            await launcher.prepare(spec)
+    except BackendUnavailable as exc:
+        raise BackendUnavailable(f"{exc} (Docker is not used: {why})") from exc
+    return Choice(launcher, why)

@@ -1,0 +1,83 @@
+"""Tasks for coding agents: what to do, from which files, and how it is graded.
+
+Knows nothing of sandboxes but the two methods that graders call, and nothing of gymnasium.
+"""
+
+from __future__ import annotations
+
+from codecraft_curriculum.case_sources import BUILTIN_CASE_SOURCES
+from codecraft_curriculum.composition import AllOf, AnyOf
+from codecraft_curriculum.curriculum import Curriculum
+from codecraft_curriculum.errors import CurriculumError, TaskFileError, UnknownTask, WorkspaceError
+from codecraft_curriculum.git_clone import GitCloneGrader
+from codecraft_curriculum.git_repository import Commit, GitRepository
+from codecraft_curriculum.grade import Grade, Grader, Ungraded
+from codecraft_curriculum.graders import (
+    Answer,
+    AnswersGrader,
+    CommandSpec,
+    ExitStatusGrader,
+    FileGrader,
+    OutputGrader,
+)
+from codecraft_curriculum.gym_codecraft import load_gym_codecraft
+from codecraft_curriculum.loading import builtin_curriculum, load_curriculum
+from codecraft_curriculum.matching import Match
+from codecraft_curriculum.program import Case, CaseSource, FixedCases, ProgramGrader, UnitTestsGrader
+from codecraft_curriculum.samplers import RandomSource, Sampler, SequentialSampler, UniformSampler
+from codecraft_curriculum.sandbox import WORKSPACE_PATH, CommandOutcome, GradingSandbox
+from codecraft_curriculum.task import Task, TaskLimits
+from codecraft_curriculum.task_files import load_task
+from codecraft_curriculum.workspace import WORKSPACE_MTIME_S, Workspace, WorkspaceFile
+
+__all__ = [  # noqa: RUF022 - grouped by what one looks for
+    # tasks
+    "Task",
+    "TaskLimits",
+    "Workspace",
+    "WorkspaceFile",
+    "WORKSPACE_MTIME_S",
+    "WORKSPACE_PATH",
+    "GitRepository",
+    "Commit",
+    # curricula and samplers
+    "Curriculum",
+    "Sampler",
+    "SequentialSampler",
+    "UniformSampler",
+    "RandomSource",
+    # loaders
+    "load_curriculum",
+    "builtin_curriculum",
+    "load_task",
+    "load_gym_codecraft",
+    # grading: the contract
+    "Grade",
+    "Grader",
+    "GradingSandbox",
+    "CommandOutcome",
+    # graders
+    "AllOf",
+    "AnyOf",
+    "AnswersGrader",
+    "ExitStatusGrader",
+    "FileGrader",
+    "GitCloneGrader",
+    "OutputGrader",
+    "ProgramGrader",
+    "UnitTestsGrader",
+    "Ungraded",
+    # what graders are made of
+    "Answer",
+    "Case",
+    "CaseSource",
+    "BUILTIN_CASE_SOURCES",
+    "CommandSpec",
+    "FixedCases",
+    "Match",
+    # errors
+    "CurriculumError",
+    "TaskFileError",
+    "UnknownTask",
+    "WorkspaceError",
+]

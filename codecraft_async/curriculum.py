@@ -1,0 +1,175 @@
+"""Public path of tasks, samplers and graders (implemented in ``codecraft_curriculum``)."""
+
+from __future__ import annotations
+
+from codecraft_curriculum import (
+    BUILTIN_CASE_SOURCES as BUILTIN_CASE_SOURCES,
+)
+from codecraft_curriculum import (
+    WORKSPACE_MTIME_S as WORKSPACE_MTIME_S,
+)
+from codecraft_curriculum import (
+    WORKSPACE_PATH as WORKSPACE_PATH,
+)
+from codecraft_curriculum import (
+    AllOf as AllOf,
+)
+from codecraft_curriculum import (
+    Answer as Answer,
+)
+from codecraft_curriculum import (
+    AnswersGrader as AnswersGrader,
+)
+from codecraft_curriculum import (
+    AnyOf as AnyOf,
+)
+from codecraft_curriculum import (
+    Case as Case,
+)
+from codecraft_curriculum import (
+    CaseSource as CaseSource,
+)
+from codecraft_curriculum import (
+    CommandOutcome as CommandOutcome,
+)
+from codecraft_curriculum import (
+    CommandSpec as CommandSpec,
+)
+from codecraft_curriculum import (
+    Commit as Commit,
+)
+from codecraft_curriculum import (
+    Curriculum as Curriculum,
+)
+from codecraft_curriculum import (
+    CurriculumError as CurriculumError,
+)
+from codecraft_curriculum import (
+    ExitStatusGrader as ExitStatusGrader,
+)
+from codecraft_curriculum import (
+    FileGrader as FileGrader,
+)
+from codecraft_curriculum import (
+    FixedCases as FixedCases,
+)
+from codecraft_curriculum import (
+    GitCloneGrader as GitCloneGrader,
+)
+from codecraft_curriculum import (
+    GitRepository as GitRepository,
+)
+from codecraft_curriculum import (
+    Grade as Grade,
+)
+from codecraft_curriculum import (
+    Grader as Grader,
+)
+from codecraft_curriculum import (
+    GradingSandbox as GradingSandbox,
+)
+from codecraft_curriculum import (
+    Match as Match,
+)
+from codecraft_curriculum import (
+    OutputGrader as OutputGrader,
+)
+from codecraft_curriculum import (
+    ProgramGrader as ProgramGrader,
+)
+from codecraft_curriculum import (
+    RandomSource as RandomSource,
+)
+from codecraft_curriculum import (
+    Sampler as Sampler,
+)
+from codecraft_curriculum import (
+    SequentialSampler as SequentialSampler,
+)
+from codecraft_curriculum import (
+    Task as Task,
+)
+from codecraft_curriculum import (
+    TaskFileError as TaskFileError,
+)
+from codecraft_curriculum import (
+    TaskLimits as TaskLimits,
+)
+from codecraft_curriculum import (
+    Ungraded as Ungraded,
+)
+from codecraft_curriculum import (
+    UniformSampler as UniformSampler,
+)
+from codecraft_curriculum import (
+    UnitTestsGrader as UnitTestsGrader,
+)
+from codecraft_curriculum import (
+    UnknownTask as UnknownTask,
+)
+from codecraft_curriculum import (
+    Workspace as Workspace,
+)
+from codecraft_curriculum import (
+    WorkspaceError as WorkspaceError,
+)
+from codecraft_curriculum import (
+    WorkspaceFile as WorkspaceFile,
+)
+from codecraft_curriculum import (
+    builtin_curriculum as builtin_curriculum,
+)
+from codecraft_curriculum import (
+    load_curriculum as load_curriculum,
+)
+from codecraft_curriculum import (
+    load_gym_codecraft as load_gym_codecraft,
+)
+from codecraft_curriculum import (
+    load_task as load_task,
+)
+
+__all__ = [
+    "BUILTIN_CASE_SOURCES",
+    "WORKSPACE_MTIME_S",
+    "WORKSPACE_PATH",
+    "AllOf",
+    "Answer",
+    "AnswersGrader",
+    "AnyOf",
+    "Case",
+    "CaseSource",
+    "CommandOutcome",
+    "CommandSpec",
+    "Commit",
+    "Curriculum",
+    "CurriculumError",
+    "ExitStatusGrader",
+    "FileGrader",
+    "FixedCases",
+    "GitCloneGrader",
+    "GitRepository",
+    "Grade",
+    "Grader",
+    "GradingSandbox",
+    "Match",
+    "OutputGrader",
+    "ProgramGrader",
+    "RandomSource",
+    "Sampler",
+    "SequentialSampler",
+    "Task",
+    "TaskFileError",
+    "TaskLimits",
+    "Ungraded",
+    "UniformSampler",
+    "UnitTestsGrader",
+    "UnknownTask",
+    "Workspace",
+    "WorkspaceError",
+    "WorkspaceFile",
+    "builtin_curriculum",
+    "load_curriculum",
+    "load_gym_codecraft",
+    "load_task",
+]

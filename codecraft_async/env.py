@@ -1,0 +1,231 @@
+"""`CodeEnv`: one coding task at a time, in one sandbox, as a gymnasium environment with text in and text out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import gymnasium
+from gymnasium.error import ResetNeeded
+
+from codecraft_async._episode import Episode, Outcome
+from codecraft_async._loop import LoopThread
+from codecraft_async.runtime import Runtime, sandbox_spec
+from codecraft_async.spaces import Unicode
+from codecraft_curriculum import Curriculum, Sampler, SequentialSampler, Task, UniformSampler, load_curriculum
+from codecraft_pool import Lease, RequestRefused, SandboxLost
+
+T = TypeVar("T")
+Info = dict[str, Any]
+SUBMIT = "submit"
+MAX_ACTION_CHARS = 100_000
+MAX_OBSERVATION_CHARS = 16_384
+_RESET_ATTEMPTS = 3
+_CLOSE_LIMIT_S = 30.0
+
+
+class CodeEnv(gymnasium.Env[str, str]):
+    """A coding task in a sandbox.
+
+    An action is a `str`: a command for the task's shell, run in the workspace, each in a shell of its own; the action
+    ``submit`` ends the episode: every process is ended, the task's grader looks at what is left, and its score is the
+    reward (in [0, 1]; 0 at every other step). An observation is a `str`: the instruction after a reset, afterwards what
+    the command printed, stdout and stderr in the order of writing.
+
+    `info` has the same keys, each of one type, after every reset and step: see `Outcome`. A lost sandbox or a grader
+    that failed is no reward: the episode ends truncated, with ``info["fault"]`` set and ``info["valid"]`` False.
+
+    `reset` and `step` work anywhere; `areset`, `astep` and `aclose` are for a running event loop. One environment uses
+    one of the two faces.
+
+    Args:
+        task: The id of the one task to give; by default all of the curriculum's are given.
+        curriculum: "builtin", a `Curriculum`, or the path of a task file, a folder of tasks or a curriculum.json.
+        backend: "auto", "docker" or "local".
+        sampler: "sequential", "uniform", or a `Sampler`: which task comes next where ``options["task"]`` does not say.
+        max_episode_steps: Truncate after so many steps; by default the task's own number.
+        max_observation_chars: Longer output is cut in its middle, which is said there.
+        render_mode: None, "ansi" or "human".
+        runtime: Sandboxes shared with other environments; owned by the caller. By default the environment has its own.
+
+    Raises:
+        UnknownTask, TaskFileError: The task or the curriculum cannot be had.
+    """
+
+    metadata = {"render_modes": ["ansi", "human"], "render_fps": 4}  # noqa: RUF012  # declared so by gymnasium
+
+    def __init__(
+        self,
+        *,
+        task: str | None = None,
+        curriculum: str | Curriculum = "builtin",
+        backend: str = "auto",
+        sampler: str | Sampler = "sequential",
+        max_episode_steps: int | None = None,
+        max_observation_chars: int = MAX_OBSERVATION_CHARS,
+        render_mode: str | None = None,
+        runtime: Runtime | None = None,
+    ) -> None:
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode is {render_mode!r}; it must be None, 'ansi' or 'human'")
+        self.curriculum = choose_tasks(curriculum, task)
+        self.render_mode = render_mode
+        self.action_space = Unicode(MAX_ACTION_CHARS)
+        self.observation_space = Unicode(max_observation_chars)
+        self._sampler = make_sampler(sampler, self.curriculum)
+        self._max_episode_steps = _check_steps(max_episode_steps)
+        self._max_observation_chars = max_observation_chars
+        self._owns_runtime = runtime is None
+        self.runtime = runtime or Runtime(backend, list(self.curriculum.values()), max_sandboxes=1)
+        self._loop: LoopThread | None = None
+        self._lease: Lease | None = None
+        self._episode: Episode | None = None
+        self._shown = ""
+
+    # --- the asynchronous face ---
+
+    async def areset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
+        """Start an episode; ``options={"task": id}`` chooses its task. Return (instruction, info).
+
+        Cancellation leaves no episode; the next reset works.
+
+        Raises:
+            UnknownTask: The curriculum has no such task.
+            LaunchError: No sandbox can be started.
+            EpisodeError: The task's own set-up failed.
+        """
+        super().reset(seed=seed)
+        task = self._choose(options or {})
+        self._episode = None
+        episode, outcome = await self._begin_somewhere(task)
+        self._episode = episode
+        self._show(outcome.observation)
+        return outcome.observation, outcome.info
+
+    async def _begin_somewhere(self, task: Task) -> tuple[Episode, Outcome]:
+        """Begin in the sandbox at hand, or in another one should that be lost."""
+        for _ in range(_RESET_ATTEMPTS - 1):
+            try:
+                return await self._begin(task)
+            except (SandboxLost, RequestRefused):
+                self._drop_sandbox()  # the pool replaces it
+        return await self._begin(task)
+
+    async def _begin(self, task: Task) -> tuple[Episode, Outcome]:
+        pool = await self.runtime.pool()
+        spec = sandbox_spec(task)
+        if self._lease is not None and (self._lease.sandbox.spec != spec or self._lease.sandbox.lost is not None):
+            self._drop_sandbox()
+        if self._lease is None:
+            self._lease = await pool.acquire(spec)
+        episode = Episode(
+            task,
+            self._lease.sandbox,
+            max_steps=self._max_episode_steps or task.max_steps,
+            max_observation_chars=self._max_observation_chars,
+        )
+        return episode, await episode.begin()
+
+    async def astep(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        """Run a command, or grade; return (observation, reward, terminated, truncated, info).
+
+        Cancellation kills the command; the episode goes on.
+
+        Raises:
+            TypeError: The action is no text.
+            ResetNeeded: There is no episode.
+        """
+        if not isinstance(action, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' code is not all typed
+            raise TypeError(
+                f"an action is text, a shell command or {SUBMIT!r}; this one is of type {type(action).__name__}"
+            )
+        episode = self._episode
+        if episode is None:
+            raise ResetNeeded("there is no episode: call reset() before step(), and after an episode has ended")
+        outcome = await (episode.submit() if action.strip() == SUBMIT else episode.act(action))
+        if outcome.terminated or outcome.truncated:
+            self._episode = None
+            if not outcome.info["valid"]:
+                self._drop_sandbox()
+        self._show(f"$ {action}\n{outcome.observation}")
+        return outcome.observation, outcome.reward, outcome.terminated, outcome.truncated, outcome.info
+
+    async def aclose(self) -> None:
+        """Give the sandbox back, and end it if it is the environment's own. Idempotent."""
+        self._episode = None
+        self._drop_sandbox()
+        if self._owns_runtime:
+            await self.runtime.aclose()
+
+    # --- the synchronous face ---
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
+        """As `areset`."""
+        return self._wait(self.areset(seed=seed, options=options))
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        """As `astep`."""
+        return self._wait(self.astep(action))
+
+    def close(self) -> None:
+        """As `aclose`."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            try:
+                loop.run(self.aclose(), timeout_s=_CLOSE_LIMIT_S)
+            finally:
+                loop.close()
+
+    def render(self) -> str | None:
+        """Return the last command and what it printed ("ansi"); otherwise None."""
+        return self._shown if self.render_mode == "ansi" else None
+
+    # --- inside ---
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop is None:
+            self._loop = LoopThread()
+        return self._loop.run(work)
+
+    def _choose(self, options: dict[str, Any]) -> Task:
+        unknown = set(options) - {"task"}
+        if unknown:
+            raise ValueError(f"unknown reset option {sorted(unknown)[0]!r}; the one that is known is 'task'")
+        return self.curriculum[options["task"]] if options.get("task") else self._sampler.next(self.np_random)
+
+    def _drop_sandbox(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release()
+
+    def _show(self, text: str) -> None:
+        self._shown = text
+        if self.render_mode == "human":
+            sys.stdout.write(f"{text}\n")
+
+
+def choose_tasks(curriculum: str | Curriculum, task: str | None) -> Curriculum:
+    """Return the curriculum that is meant, reduced to *task* if that is given."""
+    whole = load_curriculum(curriculum) if isinstance(curriculum, str) else curriculum
+    return whole if task is None else Curriculum([whole[task]], name=whole.name)
+
+
+def make_sampler(sampler: str | Sampler, curriculum: Curriculum, *, offset: int = 0, stride: int = 1) -> Sampler:
+    """Return the sampler that *sampler* names; a sequential one starts at *offset* and goes on by *stride*."""
+    if not isinstance(sampler, str):
+        return sampler
+    if sampler == "sequential":
+        return SequentialSampler(curriculum, offset=offset, stride=stride)
+    if sampler == "uniform":
+        return UniformSampler(curriculum)
+    raise ValueError(f"sampler is {sampler!r}; it must be 'sequential', 'uniform' or a Sampler")
+
+
+def _check_steps(max_episode_steps: int | None) -> int | None:
+    if max_episode_steps is not None and max_episode_steps < 1:
+        raise ValueError(f"max_episode_steps is {max_episode_steps}; it must be at least 1")
+    return max_episode_steps
+
+
+__all__ = ["SUBMIT", "CodeEnv", "choose_tasks", "make_sampler"]

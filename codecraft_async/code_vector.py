@@ -13,7 +13,7 @@ from codecraft_async.env import MAX_OBSERVATION_CHARS, CodeEnv, choose_tasks, ma
 from codecraft_async.runtime import Runtime
 from codecraft_async.vector import AsyncioVectorEnv
 from codecraft_curriculum import Curriculum, Sampler
-from codecraft_pool import ImageProgress
+from codecraft_pool import ImageProgress, Launcher
 
 
 class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
@@ -40,7 +40,7 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         *,
         task: str | None = None,
         curriculum: str | Curriculum = "builtin",
-        backend: str = "auto",
+        backend: str | Launcher = "auto",
         sampler: str | Sampler = "sequential",
         max_episode_steps: int | None = None,
         max_observation_chars: int = MAX_OBSERVATION_CHARS,

@@ -14,7 +14,7 @@ from codecraft_async._loop import LoopThread
 from codecraft_async.runtime import Runtime, sandbox_spec
 from codecraft_async.spaces import Unicode
 from codecraft_curriculum import Curriculum, Sampler, SequentialSampler, Task, UniformSampler, load_curriculum
-from codecraft_pool import Lease, RequestRefused, SandboxLost
+from codecraft_pool import Launcher, Lease, RequestRefused, SandboxLost
 
 T = TypeVar("T")
 Info = dict[str, Any]
@@ -42,7 +42,7 @@ class CodeEnv(gymnasium.Env[str, str]):
     Args:
         task: The id of the one task to give; by default all of the curriculum's are given.
         curriculum: "builtin", a `Curriculum`, or the path of a task file, a folder of tasks or a curriculum.json.
-        backend: "auto", "docker" or "local".
+        backend: "auto", "docker", "local", or a launcher, which stays open.
         sampler: "sequential", "uniform", or a `Sampler`: which task comes next where ``options["task"]`` does not say.
         max_episode_steps: Truncate after so many steps; by default the task's own number.
         max_observation_chars: Longer output is cut in its middle, which is said there.
@@ -60,7 +60,7 @@ class CodeEnv(gymnasium.Env[str, str]):
         *,
         task: str | None = None,
         curriculum: str | Curriculum = "builtin",
-        backend: str = "auto",
+        backend: str | Launcher = "auto",
         sampler: str | Sampler = "sequential",
         max_episode_steps: int | None = None,
         max_observation_chars: int = MAX_OBSERVATION_CHARS,

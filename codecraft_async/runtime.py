@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from functools import lru_cache
 
 from codecraft_curriculum import Task, Workspace
-from codecraft_pool import Choice, Entry, ImageProgress, SandboxPool, SandboxSpec, Snapshot, open_launcher
+from codecraft_pool import Choice, Entry, ImageProgress, Launcher, SandboxPool, SandboxSpec, Snapshot, open_launcher
 
 _PREWARM_LIMIT_S = 900.0
 
@@ -18,14 +18,14 @@ class Runtime:
     `aclose`.
 
     Args:
-        backend: "auto", "docker" or "local".
+        backend: "auto", "docker", "local", or a launcher, which stays open.
         tasks: Every task that will be asked for; their images are had before the first sandbox starts.
         max_sandboxes: Most sandboxes at once.
         progress: Told how images are pulled or built.
     """
 
     def __init__(
-        self, backend: str, tasks: Sequence[Task], *, max_sandboxes: int, progress: ImageProgress | None = None
+        self, backend: str | Launcher, tasks: Sequence[Task], *, max_sandboxes: int, progress: ImageProgress | None = None
     ) -> None:
         self._backend = backend
         self._specs = list(dict.fromkeys(sandbox_spec(task) for task in tasks))

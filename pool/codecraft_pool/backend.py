@@ -30,9 +30,11 @@ class Choice:
 
 @asynccontextmanager
 async def open_launcher(
-    backend: str = "auto", specs: Sequence[SandboxSpec] = (), *, progress: ImageProgress | None = None
+    backend: str | Launcher = "auto", specs: Sequence[SandboxSpec] = (), *, progress: ImageProgress | None = None
 ) -> AsyncGenerator[Choice]:
     """Open a launcher that can start all of *specs*, after removing what dead processes left.
+
+    A launcher that is given as *backend* is used as it is, and stays open.
 
     "auto" takes Docker where a daemon answers and every image is here or can be had, else the local launcher.
 
@@ -40,6 +42,11 @@ async def open_launcher(
         ValueError: *backend* is no known one.
         LaunchError: What was asked for does not work here; says why and what to do.
     """
+    if not isinstance(backend, str):
+        for spec in specs:
+            await backend.prepare(spec)
+        yield Choice(backend, "it was given")
+        return
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; it must be one of {', '.join(map(repr, BACKENDS))}")
     async with AsyncExitStack() as stack:

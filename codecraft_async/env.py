@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -23,6 +24,11 @@ MAX_ACTION_CHARS = 100_000
 MAX_OBSERVATION_CHARS = 16_384
 _RESET_ATTEMPTS = 3
 _CLOSE_LIMIT_S = 30.0
+_CLOSED = "the environment is closed; make a new one"
+_OTHER_LOOP = (
+    "the environment's sandboxes belong to another event loop: use it from there, and either reset, step and close "
+    "or areset, astep and aclose"
+)
 
 
 class CodeEnv(gymnasium.Env[str, str]):
@@ -81,6 +87,8 @@ class CodeEnv(gymnasium.Env[str, str]):
         self._loop: LoopThread | None = None
         self._lease: Lease | None = None
         self._episode: Episode | None = None
+        self._bound: asyncio.AbstractEventLoop | None = None
+        self._closed = False
         self._shown = ""
 
     # --- the asynchronous face ---
@@ -95,6 +103,7 @@ class CodeEnv(gymnasium.Env[str, str]):
             LaunchError: No sandbox can be started.
             EpisodeError: The task's own set-up failed.
         """
+        self._bind()
         super().reset(seed=seed)
         task = self._choose(options or {})
         self._episode = None
@@ -140,6 +149,7 @@ class CodeEnv(gymnasium.Env[str, str]):
             raise TypeError(
                 f"an action is text, a shell command or {SUBMIT!r}; this one is of type {type(action).__name__}"
             )
+        self._bind()
         episode = self._episode
         if episode is None:
             raise ResetNeeded("there is no episode: call reset() before step(), and after an episode has ended")
@@ -153,6 +163,10 @@ class CodeEnv(gymnasium.Env[str, str]):
 
     async def aclose(self) -> None:
         """Give the sandbox back, and end it if it is the environment's own. Idempotent."""
+        if self._closed:
+            return
+        self._bind()
+        self._closed = True
         self._episode = None
         self._drop_sandbox()
         if self._owns_runtime:
@@ -176,6 +190,8 @@ class CodeEnv(gymnasium.Env[str, str]):
                 loop.run(self.aclose(), timeout_s=_CLOSE_LIMIT_S)
             finally:
                 loop.close()
+        elif not self._closed and self._bound is not None and not self._bound.is_closed():
+            raise RuntimeError("the environment was used on an event loop that still runs: await aclose() there")
 
     def render(self) -> str | None:
         """Return the last command and what it printed ("ansi"); otherwise None."""
@@ -185,8 +201,21 @@ class CodeEnv(gymnasium.Env[str, str]):
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         if self._loop is None:
+            if self._bound is not None or self._closed:
+                work.close()
+                raise RuntimeError(_OTHER_LOOP if not self._closed else _CLOSED)
             self._loop = LoopThread()
         return self._loop.run(work)
+
+    def _bind(self) -> None:
+        """Belong to the first event loop that is used: connections to sandboxes live on one."""
+        running = asyncio.get_running_loop()
+        if self._closed:
+            raise RuntimeError(_CLOSED)
+        if self._bound is None:
+            self._bound = running
+        elif self._bound is not running:
+            raise RuntimeError(_OTHER_LOOP)
 
     def _choose(self, options: dict[str, Any]) -> Task:
         unknown = set(options) - {"task"}

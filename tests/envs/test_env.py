@@ -1,0 +1,486 @@
+"""`CodeEnv` and `CodeVectorEnv` over fake sandboxes: what users see, and that faults never become rewards."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode
+
+from codecraft_async import CodeEnv, CodeVectorEnv, EpisodeError
+from codecraft_async._episode import clip
+from codecraft_async.curriculum import (
+    Curriculum,
+    Grade,
+    GradingSandbox,
+    Task,
+    UnknownTask,
+    Workspace,
+    WorkspaceFile,
+    load_curriculum,
+)
+from codecraft_async.pool import FakeAnswer, FakeFiles, FakeLauncher, LaunchError
+
+pytestmark = pytest.mark.anyio
+
+BOOLS = {"timed_out", "truncated_output", "graded", "valid"}
+TEXTS = {"task", "reason", "fault"}
+NUMBERS = {"exit_code": np.int64, "signal": np.int64, "steps": np.int64, "wall_s": np.float64}
+
+
+class FileIsRight:
+    """Pays 1.0 if `answer` holds 42."""
+
+    runs_agent_code = False
+
+    async def grade(self, sandbox: GradingSandbox) -> Grade:
+        try:
+            right = await sandbox.read_file("answer") == b"42"
+        except FileNotFoundError:
+            return Grade(0.0, {}, "answer is missing")
+        return Grade(float(right), {}, "" if right else "wrong")
+
+
+class Crashes:
+    """A grader with a bug."""
+
+    runs_agent_code = False
+
+    async def grade(self, sandbox: GradingSandbox) -> Grade:
+        raise ZeroDivisionError("in the grader")
+
+
+def make_task(name: str = "answer", **changes: Any) -> Task:
+    fields: dict[str, Any] = {
+        "id": name,
+        "title": "The answer",
+        "category": "test",
+        "instruction": "Write 42 into answer.",
+        "image": "codecraft/base",
+        "workspace": Workspace({"hint": WorkspaceFile(b"six times seven")}),
+        "max_steps": 5,
+        "grader": FileIsRight(),
+    }
+    return Task(**(fields | changes))
+
+
+async def play(files: FakeFiles, argv: list[str]) -> FakeAnswer:
+    """A shell with a few commands."""
+    command = argv[-1]
+    if command.startswith("write "):
+        files.files["answer"] = command.removeprefix("write ").encode()
+    if command == "ls":
+        return FakeAnswer("\n".join(sorted(files.files)).encode() + b"\n")
+    if command == "hang":
+        await asyncio.sleep(999)
+    if command == "flood":
+        return FakeAnswer(b"x" * 50_000)
+    if command == "binary":
+        return FakeAnswer(b"\xff\xfe ok")
+    return FakeAnswer(exit_code=int(command == "false"))
+
+
+def make(launcher: FakeLauncher, *tasks: Task, **options: Any) -> CodeEnv:
+    return CodeEnv(curriculum=Curriculum(tasks or (make_task(),)), backend=launcher, **options)
+
+
+def check_types(info: dict[str, Any]) -> None:
+    """Every key is there, with its one type."""
+    assert BOOLS | TEXTS | NUMBERS.keys() == info.keys()
+    assert {bool} == {type(info[key]) for key in BOOLS}
+    assert {str} == {type(info[key]) for key in TEXTS}
+    assert NUMBERS == {key: type(info[key]) for key in NUMBERS}
+
+
+async def test_an_episode_from_instruction_to_reward() -> None:
+    """Reset gives the instruction, commands give their output, submit gives the grade."""
+    env = make(FakeLauncher(play))
+    text, info = await env.areset(seed=1)
+    assert text.startswith("The answer\n\nWrite 42 into answer.\n\n")
+    check_types(info)
+    text, reward, terminated, truncated, info = await env.astep("ls")
+    assert ("hint\n", 0.0, False, False) == (text, reward, terminated, truncated)
+    check_types(info)
+    *_, info = await env.astep("false")
+    assert 1 == info["exit_code"]
+    await env.astep("write 42")
+    text, reward, terminated, truncated, info = await env.astep(" submit\n")
+    assert ("score 1", 1.0, True, False) == (text, reward, terminated, truncated)
+    assert (True, True, "") == (info["graded"], info["valid"], info["fault"])
+    check_types(info)
+    await env.aclose()
+
+
+async def test_a_wrong_answer_is_worth_nothing_and_says_why() -> None:
+    """The grader's reason is in the observation and in info."""
+    env = make(FakeLauncher(play))
+    await env.areset()
+    text, reward, terminated, _, info = await env.astep("submit")
+    assert ("score 0: answer is missing", 0.0, True) == (text, reward, terminated)
+    assert "answer is missing" == info["reason"]
+    await env.aclose()
+
+
+async def test_nothing_of_an_episode_reaches_the_next() -> None:
+    """The workspace is the task's again, in the same sandbox."""
+    launcher = FakeLauncher(play)
+    env = make(launcher)
+    await env.areset()
+    await env.astep("write 42")
+    await env.areset()
+    text, *_ = await env.astep("ls")
+    assert ("hint\n", 1) == (text, len(launcher.sandboxes))
+    await env.aclose()
+
+
+async def test_an_episode_is_truncated_at_its_steps() -> None:
+    """The task's number of steps, or the smaller one that was asked for, ends the episode without a grade."""
+    for options, steps in (({}, 5), ({"max_episode_steps": 2}, 2)):
+        env = make(FakeLauncher(play), **options)
+        await env.areset()
+        ends = [(await env.astep("ls"))[2:4] for _ in range(steps)]
+        assert [(False, False)] * (steps - 1) + [(False, True)] == ends
+        with pytest.raises(ResetNeeded, match="call reset"):
+            await env.astep("ls")
+        await env.aclose()
+
+
+@pytest.mark.parametrize("action", [3, None, b"ls", ["ls"]])
+async def test_an_action_that_is_no_text_is_a_type_error_and_costs_nothing(action: Any) -> None:
+    """The error says what an action is; the episode and the sandbox go on."""
+    env = make(FakeLauncher(play))
+    await env.areset()
+    with pytest.raises(TypeError, match="an action is text, a shell command or 'submit'; this one is of type"):
+        await env.astep(action)
+    text, *_ = await env.astep("ls")
+    assert "hint\n" == text
+    await env.aclose()
+
+
+async def test_a_nul_in_an_action_is_an_observation() -> None:
+    """What no program can be given is told to the agent, and counts as a step."""
+    env = make(FakeLauncher(play))
+    await env.areset()
+    text, reward, *_, info = await env.astep("echo \0")
+    assert ("an action cannot hold a NUL character", 0.0, 1) == (text, reward, info["steps"])
+    await env.aclose()
+
+
+async def test_a_lost_sandbox_is_a_fault_and_the_next_episode_has_a_new_one() -> None:
+    """The episode ends truncated and invalid, with the fault named; reset works."""
+    launcher = FakeLauncher(play)
+    env = make(launcher)
+    await env.areset()
+    launcher.sandboxes[0].close()
+    text, reward, terminated, truncated, info = await env.astep("ls")
+    assert ("", 0.0, False, True, False) == (text, reward, terminated, truncated, info["valid"])
+    assert "sandbox: SandboxLost: sandbox fake-0 is lost" in info["fault"]
+    check_types(info)
+    await env.areset()
+    text, *_ = await env.astep("ls")
+    assert ("hint\n", 2) == (text, len(launcher.sandboxes))
+    await env.aclose()
+
+
+async def test_a_sandbox_lost_between_episodes_costs_nothing() -> None:
+    """Reset finds the sandbox dead and takes another."""
+    launcher = FakeLauncher(play)
+    env = make(launcher)
+    await env.areset()
+    launcher.sandboxes[0].close()
+    _, info = await env.areset()
+    assert (True, 2) == (info["valid"], len(launcher.sandboxes))
+    await env.aclose()
+
+
+async def test_a_sandbox_lost_at_submit_is_a_fault() -> None:
+    """No reward comes from a sandbox that died before it was graded."""
+    launcher = FakeLauncher(play)
+    env = make(launcher)
+    await env.areset()
+    await env.astep("write 42")
+    launcher.sandboxes[0].close()
+    _, reward, terminated, truncated, info = await env.astep("submit")
+    assert (0.0, False, True, False, False) == (reward, terminated, truncated, info["graded"], info["valid"])
+    await env.aclose()
+
+
+async def test_a_grader_that_crashes_is_a_fault() -> None:
+    """A bug in a grader is no reward and no exception: it is told in info."""
+    env = make(FakeLauncher(play), make_task(grader=Crashes()))
+    await env.areset()
+    _, reward, terminated, truncated, info = await env.astep("submit")
+    assert (0.0, False, True, False) == (reward, terminated, truncated, info["valid"])
+    assert "grader: ZeroDivisionError: in the grader" == info["fault"]
+    await env.areset()
+    await env.aclose()
+
+
+async def test_a_set_up_that_fails_names_the_task() -> None:
+    """A broken task is an error at reset, and the environment can go on with another task."""
+    env = make(FakeLauncher(play), make_task("good"), make_task("broken", setup=("false",)))
+    with pytest.raises(EpisodeError, match="task 'broken': its set-up 'false' ended with 1"):
+        await env.areset(options={"task": "broken"})
+    _, info = await env.areset(options={"task": "good"})
+    assert "good" == info["task"]
+    await env.aclose()
+
+
+async def test_unknown_tasks_and_options_are_named() -> None:
+    """Both errors say what there is."""
+    env = make(FakeLauncher(play))
+    with pytest.raises(UnknownTask, match="anser"):
+        await env.areset(options={"task": "anser"})
+    with pytest.raises(ValueError, match="unknown reset option 'tsk'"):
+        await env.areset(options={"tsk": "answer"})
+    _, info = await env.areset(options={"task": "answer"})
+    assert "answer" == info["task"]
+    await env.aclose()
+
+
+async def test_a_launcher_that_fails_is_an_error_once() -> None:
+    """No sandbox: reset raises, and works when the launcher does again."""
+    launcher = FakeLauncher(play)
+    launcher.fail_starts = 1
+    env = make(launcher)
+    with pytest.raises(LaunchError, match="told to fail"):
+        await env.areset()
+    await env.areset()
+    await env.aclose()
+
+
+async def test_a_cancelled_step_leaves_the_episode_usable() -> None:
+    """The command is cancelled in the sandbox; the next one runs in the same episode."""
+    env = make(FakeLauncher(play))
+    await env.areset()
+    step = asyncio.create_task(env.astep("hang"))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    step.cancel()
+    await asyncio.wait([step])
+    assert step.cancelled()
+    text, *_ = await env.astep("ls")
+    assert "hint\n" == text
+    await env.aclose()
+
+
+async def test_observations_are_cut_in_the_middle_and_fit_the_space() -> None:
+    """Long output keeps head and tail and says what was left out; bytes that are no UTF-8 are replaced."""
+    env = make(FakeLauncher(play), max_observation_chars=1000)
+    await env.areset()
+    text, *_ = await env.astep("flood")
+    assert 1000 == len(text)
+    assert env.observation_space.contains(text)
+    assert "[... 49000 characters or more left out ...]" in text
+    text, *_ = await env.astep("binary")
+    assert "\ufffd\ufffd ok" == text
+    await env.aclose()
+
+
+@pytest.mark.parametrize("limit", [1, 10, 44, 100])
+def test_a_cut_is_never_longer_than_the_limit(limit: int) -> None:
+    """Also where the note itself would not fit."""
+    assert limit == len(clip("ab" * 200, limit))
+    assert "ab" == clip("ab", 2)
+
+
+async def test_rendering_shows_the_last_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """ "ansi" returns it, "human" prints it, and anything else is refused."""
+    env = make(FakeLauncher(play), render_mode="ansi")
+    await env.areset()
+    await env.astep("ls")
+    assert "$ ls\nhint\n" == env.render()
+    await env.aclose()
+    env = make(FakeLauncher(play), render_mode="human")
+    await env.areset()
+    await env.astep("ls")
+    assert env.render() is None
+    assert "$ ls\nhint\n\n" == capsys.readouterr().out.partition("graded.\n")[2]
+    await env.aclose()
+    with pytest.raises(ValueError, match="render_mode is 'rgb_array'"):
+        make(FakeLauncher(play), render_mode="rgb_array")
+
+
+def test_the_synchronous_face_needs_no_loop() -> None:
+    """reset, step and close work in a plain script, and leave no thread."""
+    before = threading.active_count()
+    env = make(FakeLauncher(play))
+    env.reset(seed=3)
+    env.step("write 42")
+    _, reward, terminated, _, _ = env.step("submit")
+    env.close()
+    env.close()
+    assert (1.0, True, before) == (reward, terminated, threading.active_count())
+
+
+async def test_the_synchronous_face_works_where_a_loop_runs() -> None:
+    """As in a notebook: the work happens in a thread of the environment's own."""
+    env = make(FakeLauncher(play))
+    text, _ = env.reset()
+    assert text.startswith("The answer")
+    env.close()
+
+
+async def test_the_two_faces_do_not_mix() -> None:
+    """Sandboxes belong to one loop; using them from another, or after close, is an error that says so."""
+    env = make(FakeLauncher(play))
+    await env.areset()
+    with pytest.raises(RuntimeError, match="belong to another event loop"):
+        env.reset()
+    with pytest.raises(RuntimeError, match="await aclose"):
+        env.close()
+    await env.aclose()
+    await env.aclose()
+    env.close()
+    with pytest.raises(RuntimeError, match="is closed"):
+        env.reset()
+
+
+def vector(launcher: FakeLauncher, num_envs: int, *tasks: Task, **options: Any) -> CodeVectorEnv:
+    return CodeVectorEnv(num_envs, curriculum=Curriculum(tasks or (make_task(),)), backend=launcher, **options)
+
+
+async def test_many_environments_step_at_once() -> None:
+    """All commands of one step are under way together: each waits for all others to have begun."""
+    began = 0
+    everyone = asyncio.Event()
+
+    async def meet(files: FakeFiles, argv: list[str]) -> FakeAnswer:
+        nonlocal began
+        began += 1
+        if began == 8:
+            everyone.set()
+        await everyone.wait()
+        return FakeAnswer(b"met")
+
+    env = vector(FakeLauncher(meet), 8)
+    await env.areset()
+    texts, rewards, terminations, truncations, info = await env.astep(("x",) * 8)
+    assert ("met",) * 8 == texts
+    assert ["float64", "bool", "bool"] == [str(each.dtype) for each in (rewards, terminations, truncations)]
+    assert ["int64", "float64"] == [str(info[key].dtype) for key in ("exit_code", "wall_s")]
+    assert ("bool", [True] * 8) == (str(info["valid"].dtype), info["valid"].tolist())
+    await env.aclose()
+
+
+async def test_the_sequential_sampler_covers_the_curriculum() -> None:
+    """Environment i of n gets the tasks i, i + n, ...: together, each task once before any twice."""
+    env = vector(FakeLauncher(play), 2, *(make_task(f"t{number}") for number in range(5)), autoreset_mode="Disabled")
+    seen = [(await env.areset())[1]["task"].tolist() for _ in range(3)]
+    assert [["t0", "t1"], ["t2", "t3"], ["t4", "t0"]] == seen
+    await env.aclose()
+
+
+async def test_the_uniform_sampler_follows_the_seed() -> None:
+    """The same seed draws the same tasks; environments draw apart."""
+    tasks = [make_task(f"t{number}") for number in range(20)]
+    draws: list[list[str]] = []
+    for _ in range(2):
+        env = vector(FakeLauncher(play), 6, *tasks, sampler="uniform")
+        draws.append((await env.areset(seed=7))[1]["task"].tolist())
+        await env.aclose()
+    assert draws[0] == draws[1]
+    assert len(set(draws[0])) > 1
+
+
+async def test_a_lost_sandbox_does_not_disturb_its_siblings() -> None:
+    """One environment ends with a fault; the others have their results, and the pool replaces what died."""
+    launcher = FakeLauncher(play)
+    env = vector(launcher, 3)
+    await env.areset()
+    launcher.sandboxes[1].close()
+    texts, _, _, truncations, info = await env.astep(("ls",) * 3)
+    assert 1 == int(truncations.sum())
+    assert [not truncated for truncated in truncations.tolist()] == info["valid"].tolist()
+    assert 2 == texts.count("hint\n")
+    texts, *_, info = await env.astep(("ls",) * 3)
+    assert [True] * 3 == info["valid"].tolist()
+    await env.aclose()
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+async def test_ended_episodes_start_again_by_every_mode(mode: AutoresetMode) -> None:
+    """NEXT_STEP, SAME_STEP and DISABLED, over sandboxes."""
+    env = vector(FakeLauncher(play), 2, autoreset_mode=mode)
+    await env.areset()
+    texts, _, terminations, _, info = await env.astep(("submit", "ls"))
+    assert [True, False] == terminations.tolist()
+    if mode is AutoresetMode.SAME_STEP:
+        assert texts[0].startswith("The answer")
+        assert info["final_obs"][0].startswith("score 0")
+    if mode is AutoresetMode.DISABLED:
+        texts, _ = await env.areset(options={"reset_mask": terminations})
+        assert texts[0].startswith("The answer")
+        assert "hint\n" == texts[1]
+    if mode is AutoresetMode.NEXT_STEP:
+        texts, _, terminations, _, _ = await env.astep(("thrown away", "ls"))
+        assert texts[0].startswith("The answer")
+        assert [False, False] == terminations.tolist()
+    await env.aclose()
+
+
+def test_make_vec_gives_the_native_vector_environment() -> None:
+    """The registered id, its options as plain keywords, and the way back from its spec."""
+    env = gymnasium.make_vec("codecraft_async:codecraft/Code-v0", num_envs=3, task="hello-world", backend="local")
+    assert isinstance(env.unwrapped, CodeVectorEnv)
+    assert AutoresetMode.NEXT_STEP is env.metadata["autoreset_mode"]
+    assert env.spec is not None
+    again = gymnasium.make_vec(env.spec)
+    assert (3, "hello-world") == (again.num_envs, again.spec.kwargs["task"] if again.spec else "")
+    again.close()
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        ({"task": "hello-wrold"}, UnknownTask, "hello-world"),
+        ({"curriculum": "/nowhere"}, ValueError, "/nowhere"),
+        ({"sampler": "best"}, ValueError, "'sequential', 'uniform' or a Sampler"),
+        ({"max_episode_steps": 0}, ValueError, "at least 1"),
+        ({"num_envs": 0}, ValueError, "at least 1"),
+        ({"autoreset_mode": "Never"}, ValueError, "Never"),
+    ],
+)
+def test_a_wrong_argument_is_named(options: dict[str, Any], kind: type[Exception], words: str) -> None:
+    """Errors come when the environment is made, before any sandbox starts, in one line."""
+    arguments: dict[str, Any] = {"num_envs": 2, "backend": "local"} | options
+    with pytest.raises(kind, match=words) as caught:
+        CodeVectorEnv(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_backend_is_named_at_the_first_reset() -> None:
+    """The error lists those that are known."""
+    env = CodeEnv(backend="podman")
+    with pytest.raises(ValueError, match="'auto', 'docker', 'local'"):
+        env.reset()
+    env.close()
+
+
+def test_the_public_modules_re_export_the_same_objects() -> None:
+    """`codecraft_async.pool` and `.curriculum` are the packages' own names, all of them."""
+    import codecraft_async.curriculum
+    import codecraft_async.pool
+    import codecraft_curriculum
+    import codecraft_pool
+
+    for face, package in (
+        (codecraft_async.pool, codecraft_pool),
+        (codecraft_async.curriculum, codecraft_curriculum),
+    ):
+        assert sorted(package.__all__) == sorted(face.__all__)
+        assert all(getattr(face, name) is getattr(package, name) for name in package.__all__)
+
+
+def test_the_built_in_curriculum_is_the_default() -> None:
+    """Its tasks are those that the documents name."""
+    env = CodeEnv(backend="local")
+    assert [*load_curriculum("builtin")] == [*env.curriculum]
+    assert ["hello-world", "git-clone", "sort-numbers", "refactor-sqrt", "review-code"] == [*env.curriculum]
+    env.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import lru_cache
 
@@ -25,7 +25,12 @@ class Runtime:
     """
 
     def __init__(
-        self, backend: str | Launcher, tasks: Sequence[Task], *, max_sandboxes: int, progress: ImageProgress | None = None
+        self,
+        backend: str | Launcher,
+        tasks: Sequence[Task],
+        *,
+        max_sandboxes: int,
+        progress: ImageProgress | None = None,
     ) -> None:
         self._backend = backend
         self._specs = list(dict.fromkeys(sandbox_spec(task) for task in tasks))
@@ -63,15 +68,15 @@ class Runtime:
             await self._stack.aclose()
             raise
 
-    async def prewarm(self) -> None:
-        """Start as many sandboxes as there may be, if all tasks can use the same kind.
+    async def prewarm(self, *, progress: Callable[[int], None] | None = None) -> None:
+        """Start as many sandboxes as there may be, if all tasks can use the same kind; *progress* is told how many are.
 
         Raises:
             LaunchError: One did not start.
         """
         pool = await self.pool()
         if len(self._specs) == 1:
-            await pool.prewarm(self._specs[0], self._max, limit_s=_PREWARM_LIMIT_S)
+            await pool.prewarm(self._specs[0], self._max, limit_s=_PREWARM_LIMIT_S, progress=progress)
 
     async def aclose(self) -> None:
         """End every sandbox and close the launcher. Idempotent."""

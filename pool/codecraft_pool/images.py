@@ -24,7 +24,7 @@ STALL_LIMIT_S = 180.0  # the daemon says something every 100 ms while bytes come
 # Answers of a registry, or of the daemon, that another attempt would not change.
 _FINAL = re.compile(
     r"manifest unknown|not found|does not exist|denied|unauthorized|no matching manifest|no space left"
-    r"|invalid reference|not supported|HTTP response to HTTPS client|x509:",
+    r"|invalid reference|not supported|HTTP response to HTTPS client|x509:|no such host",
     re.IGNORECASE,
 )
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"

@@ -1,0 +1,189 @@
+"""The program ``codecraft``: `demo`, `doctor`, `clean` and `images`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from codecraft_async import EpisodeError, __version__
+from codecraft_async._demo_report import printable
+from codecraft_async._images_cli import add_images_parser, run_images
+from codecraft_async.demo import DemoOptions, run_demo
+from codecraft_async.doctor import examine, exit_status, render
+from codecraft_curriculum import CurriculumError
+from codecraft_pool import BACKENDS, LaunchError, PoolError, connect_daemon, reap
+from codecraft_pool.local_launcher import RUN_PREFIX
+from codecraft_pool.owner import Owner
+
+_MAX_MESSAGE_CHARS = 2000
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line says and return the exit status.
+
+    0: done. 1: it went wrong, and a line on stderr says how. 2: the command line makes no sense. 130 and 143: Ctrl-C
+    and SIGTERM, after everything was closed.
+    """
+    args = _parser().parse_args(argv)
+    work = {"demo": _demo, "doctor": _doctor, "clean": _clean, "images": run_images}[args.command]
+    try:
+        return _run(lambda: work(args))
+    except (PoolError, CurriculumError, EpisodeError) as error:
+        return _complain(args.command, str(error))
+    except OSError as error:
+        if error.filename is None:  # no file that the user named: a fault of the program's own
+            raise
+        return _complain(args.command, f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:  # in the moments in which no event loop runs
+        return 128 + signal.SIGINT
+
+
+def _complain(command: str, message: str) -> int:
+    sys.stderr.write(f"codecraft {command}: {printable(message, max_chars=_MAX_MESSAGE_CHARS)}\n")
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="codecraft", description="Vectorized sandboxes for coding agents.")
+    parser.add_argument("--version", action="version", version=f"codecraft {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo = commands.add_parser("demo", help="play the experts and failures of a curriculum in many sandboxes at once")
+    demo.add_argument("--backend", choices=BACKENDS, default="auto", help="what runs the sandboxes (default: auto)")
+    demo.add_argument(
+        "--num-envs", type=_positive, default=16, metavar="N", help="environments in parallel (default: 16)"
+    )
+    demo.add_argument(
+        "--curriculum", default="builtin", metavar="PATH", help="a task file, a folder of tasks or a curriculum.json"
+    )
+    demo.add_argument("--task", metavar="ID", help="only this task of the curriculum")
+    demo.add_argument(
+        "--rounds", type=_positive, default=3, metavar="N", help="how often each script is played (default: 3)"
+    )
+    demo.add_argument("--seed", type=_whole, default=0, metavar="N", help="fixes the order of play (default: 0)")
+    demo.add_argument("--json", type=Path, metavar="FILE", help="write what was measured to this file")
+    commands.add_parser("doctor", help="tell what works on this machine, and what to do about what does not")
+    commands.add_parser("clean", help="remove what dead processes left: containers and run directories")
+    add_images_parser(commands)
+    return parser
+
+
+def _positive(text: str) -> int:
+    return _bounded(text, 1)
+
+
+def _whole(text: str) -> int:
+    return _bounded(text, 0)
+
+
+def _bounded(text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if not least <= number < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return number
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Run *work* on an event loop; Ctrl-C and SIGTERM cancel it, and it closes what it has opened."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_until_signalled(work))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return None
+    return new_event_loop
+
+
+async def _until_signalled(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    received: list[int] = []
+
+    def stop(signal_number: int) -> None:
+        received.append(signal_number)
+        task.cancel()
+
+    for signal_number in _STOPPING:
+        loop.add_signal_handler(signal_number, stop, int(signal_number))
+    try:
+        return await work()
+    except (asyncio.CancelledError, PoolError):
+        # A terminal sends Ctrl-C to the sandboxes' processes as well: their loss is then part of the end.
+        if not received:
+            raise
+    finally:
+        for signal_number in _STOPPING:  # uvloop does not do it when it is closed
+            loop.remove_signal_handler(signal_number)
+    sys.stderr.write("codecraft: stopped, and everything is closed\n")
+    return 128 + received[0]
+
+
+async def _demo(args: argparse.Namespace) -> int:
+    options = DemoOptions(
+        backend=args.backend,
+        num_envs=args.num_envs,
+        curriculum=args.curriculum,
+        task=args.task,
+        rounds=args.rounds,
+        seed=args.seed,
+        json_path=args.json,
+    )
+    return await run_demo(options, Console())
+
+
+async def _doctor(args: argparse.Namespace) -> int:
+    checks = await examine()
+    Console().print(render(checks))
+    return exit_status(checks)
+
+
+async def _clean(args: argparse.Namespace) -> int:
+    console = Console()
+    try:
+        async with await connect_daemon() as daemon:
+            reaped = await reap(daemon)
+    except LaunchError as error:
+        _say(console, f"containers were not looked at: {error}")
+        reaped = await reap(None)
+    for name in reaped.containers:
+        _say(console, f"removed container {name}")
+    for path in reaped.directories:
+        _say(console, f"removed directory {path}")
+    for name in reaped.kept:
+        _say(console, f"kept {name}: {await asyncio.to_thread(_why_kept, name)}")
+    if not (reaped.containers or reaped.directories):
+        _say(console, "nothing to remove")
+    return 0
+
+
+def _why_kept(name: str) -> str:
+    """Say why the reaper leaves a container or a directory; their names are their owner's with a little around it."""
+    text = Path(name).name.removeprefix(RUN_PREFIX).removeprefix("codecraft-").rpartition("-")[0]
+    owner = Owner.parse(text)
+    if owner is None:
+        return "it does not say which process owns it"
+    if not owner.is_from_here():
+        return "its owner is of another machine, container or boot, and cannot be judged from here"
+    return f"its owner, process {owner.pid}, is running" if owner.is_alive() else "its owner ended a moment ago"
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(Text(printable(line, max_chars=_MAX_MESSAGE_CHARS)), soft_wrap=True)
+
+
+__all__ = ["main"]

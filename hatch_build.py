@@ -38,7 +38,7 @@ FLAGS: Final = (
     "-D_FORTIFY_SOURCE=2",
     "-fstack-protector-strong",
 )
-STATIC: Final = ("-static",)
+STATIC: Final = ("-static", "-s")
 _LIMIT_S: Final = 300.0
 _MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 
@@ -93,7 +93,9 @@ class GuestBuildHook(BuildHookInterface):
             return
         guest = build_guest(Path(self.root), Path(self.root) / OUTPUT)
         build_data["artifacts"].append(f"/{OUTPUT}/{guest.name}")
-        build_data["tag"] = f"py3-none-linux_{_machine()}"
+        # Nothing but the static guest depends on the machine, and it runs beside any libc.
+        machine = _machine()
+        build_data["tag"] = f"py3-none-manylinux_2_17_{machine}.musllinux_1_1_{machine}"
         build_data["pure_python"] = False
 
 

@@ -14,7 +14,6 @@
 
 struct emptying {
 	int root;
-	dev_t device;
 	uint64_t moved; /* numbers the names that directories get at the top */
 	struct restore_counts *counts;
 	struct failure *why;
@@ -25,7 +24,7 @@ static int cannot(struct emptying *state, const char *what, const char *name)
 	return fail(state->why, errno, "cannot %s %.150s: %s", what, name, strerror(errno));
 }
 
-/* 0 gone, 1 a directory that is not empty, -1 with errno. */
+/* 0 gone, 1 a directory that is not empty, -1 with errno: EBUSY if something is mounted there. */
 static int try_remove(int dir, const struct name *name)
 {
 	if (name->type != DT_DIR) {
@@ -69,10 +68,6 @@ static int open_dir(struct emptying *state, const char *name)
 		dir = openat(state->root, name, flags);
 	if (dir < 0 || fstat(dir, &status) < 0)
 		return cannot(state, "open", name), -1;
-	if (status.st_dev != state->device) {
-		errno = EXDEV;
-		return cannot(state, "cross into the file system of", name), -1;
-	}
 	if ((status.st_mode & 0700) != 0700 && fchmod(dir, 0700) < 0)
 		return cannot(state, "change the mode of", name), -1;
 	return steal_fd(&dir);
@@ -134,11 +129,7 @@ int empty_tree(int root, struct restore_counts *counts, struct failure *why)
 {
 	struct emptying state = {.root = root, .counts = counts, .why = why};
 	uint64_t progress = 1;
-	struct stat status;
 
-	if (fstat(root, &status) < 0)
-		return cannot(&state, "look at", "the tree");
-	state.device = status.st_dev;
 	while (progress > 0) {
 		progress = 0;
 		if (empty_top(&state, &progress))

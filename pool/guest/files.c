@@ -204,6 +204,16 @@ static int get_bytes(int fd, const struct read_request *request, unsigned char *
 	return 0;
 }
 
+/* Room for what can be there, not for all that was asked. What /proc makes up has a size of 0. */
+static uint32_t expected_size(const struct read_request *request, const struct stat *status)
+{
+	uint64_t size = (uint64_t)status->st_size;
+
+	if (size == 0 || size > request->offset + request->length)
+		return request->length;
+	return size > request->offset ? (uint32_t)(size - request->offset) : 0;
+}
+
 static int do_read(struct guest *guest, uint32_t id, struct read_request *request, struct failure *why)
 {
 	cleanup_fd int root = open_root(guest, request->root, O_PATH, why);
@@ -219,6 +229,7 @@ static int do_read(struct guest *guest, uint32_t id, struct read_request *reques
 		return cannot(why, "read", request->root, request->path);
 	if (must_be_file(fd, request->path, &status, why))
 		return 1;
+	request->length = expected_size(request, &status);
 	payload = reply_begin(guest, DATA_HEAD + request->length);
 	if (payload == NULL)
 		return fail(why, ENOMEM, "out of memory for %u bytes of %.150s", request->length, request->path);

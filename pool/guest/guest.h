@@ -101,6 +101,9 @@ struct run {
 	pid_t pid;
 	enum reason reason;
 	uint64_t started_ns, deadline_ns;
+	bool dying; /* stopped, while what is below it is killed */
+	uint64_t dying_since_ns;
+	int fruitful_looks;   /* looks that found somebody new to kill */
 	bool attached;        /* old enough for its pipes to be watched */
 	uint64_t output_left; /* bytes that may still be sent */
 	int output[2];        /* read ends of stdout and stderr, -1 = closed */
@@ -135,6 +138,7 @@ struct guest {
 	int proc;       /* /proc of this PID namespace, -1 = none */
 	int clear_refs; /* resets the guest's own peak memory, which vfork would hand to commands */
 	bool has_openat2, private_ipc;
+	int own_oom_score; /* commands get a higher one: the kernel's out-of-memory killer takes them first */
 	struct queue requests, replies;
 	bool replies_blocked;
 	bool more_children; /* reaping stopped at its bound */
@@ -143,6 +147,7 @@ struct guest {
 	int orphans[ORPHANS_MAX];
 	size_t orphans_count;
 	uint64_t orphans_rest_until_ns;
+	uint64_t next_look_ns, look_pause_ns; /* when to look again for what is below dying commands */
 	struct failure last_words; /* what was wrong with the stream */
 };
 
@@ -201,6 +206,7 @@ struct owner owner_of(const struct guest *guest, uint32_t uid, uint32_t gid);
 
 /* run.c */
 int run_parse(struct guest *guest, uint32_t id, struct reader *reader);
+void run_attach(const struct guest *guest, struct run *run);
 void run_cancel(struct guest *guest, uint32_t id);
 void run_feed(struct guest *guest, struct run *run);
 void run_close_input(struct guest *guest, struct run *run);
@@ -220,6 +226,7 @@ int kill_everything(struct guest *guest, uint32_t *killed, struct failure *why);
 pid_t spawn(struct guest *guest, const struct run_request *request, const int stdio[3], int *cwd_error);
 
 /* kill.c */
+void kill_look(struct guest *guest);
 void kill_run(struct guest *guest, struct run *run, enum reason reason);
 
 /* beneath.c */

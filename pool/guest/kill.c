@@ -1,8 +1,9 @@
-/* Ends a command and everything below it, whatever session or group it moved to.
+/* Ends commands and everything below them, whatever session or group it moved to.
  *
- * The command is a child subreaper: what its descendants leave behind stays below it while it lives. So it is
- * stopped, everything that /proc shows below it is killed, over and over until a look finds nobody who was not
- * killed in an earlier one (a process with SIGKILL pending forks no more), and only then it dies itself. */
+ * A command is a child subreaper: what its descendants leave behind stays below it while it lives. So it is stopped,
+ * everything that /proc shows below it is killed, over and over until a look finds nobody left, and only then it
+ * dies itself. The loop goes on between two looks, and one look serves all commands that have to go. A process with
+ * SIGKILL pending forks no more, so looks that find somebody new are few, unless a command forks faster than that. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -11,19 +12,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "guest.h"
 
 #define FRUITFUL_LOOKS_MAX 64
-#define DYING_NS (50 * NS_PER_MS) /* how long the killed get to be gone before their EXIT is sent anyway */
-#define PAUSE_NS 200000
+#define DYING_LIMIT_NS (5 * NS_PER_S) /* for the killed to be gone; then the kernel holds them, and the EXIT is sent */
+#define PAUSE_MIN_NS (NS_PER_MS / 5)
+#define PAUSE_MAX_NS (10 * NS_PER_MS)
+#define NOBODY (-1)
 
 struct process {
 	pid_t pid, parent;
 	char state;
-	bool below; /* a descendant of the command */
+	int leads; /* the run that it is the command of, if that has to go */
+	int below; /* the run that it has to go with */
 };
 
 struct table {
@@ -31,10 +34,11 @@ struct table {
 	size_t count, capacity;
 };
 
-/* What one look found. */
+/* What one look found, for each run. */
 struct look {
-	size_t alive; /* neither zombies nor, the command itself, stopped */
-	size_t fresh; /* killed for the first time, or not to be placed in the tree */
+	size_t alive[RUNS_MAX]; /* neither zombies nor, the command itself, stopped */
+	size_t fresh[RUNS_MAX]; /* killed for the first time */
+	size_t lost;            /* not to be placed: their parent went while we looked */
 };
 
 static int compare_pids(const void *a, const void *b)
@@ -74,7 +78,7 @@ static int read_process(int proc, const char *name, struct process *process)
 		return 1;
 	process->pid = (pid_t)strtol(name, NULL, 10);
 	process->parent = (pid_t)parent;
-	process->below = false;
+	process->leads = process->below = NOBODY;
 	return 0;
 }
 
@@ -112,8 +116,31 @@ static int list_processes(int proc, struct table *table)
 	return table->count == 0;
 }
 
-/* Marks what is below *leader*; returns how many could not be placed because their parent was gone already. */
-static size_t mark(struct table *table, pid_t leader)
+static bool is_dying(const struct run *run)
+{
+	return run->used && run->dying && !run->exited;
+}
+
+/* Stops the commands again, should somebody have woken them. */
+static void stop_leaders(const struct guest *guest)
+{
+	for (int i = 0; i < RUNS_MAX; i++)
+		if (is_dying(&guest->runs[i]))
+			kill(guest->runs[i].pid, SIGSTOP);
+}
+
+static void mark_leaders(const struct guest *guest, const struct table *table)
+{
+	for (int i = 0; i < RUNS_MAX; i++) {
+		struct process *leader = is_dying(&guest->runs[i]) ? find(table, guest->runs[i].pid) : NULL;
+
+		if (leader != NULL)
+			leader->leads = i;
+	}
+}
+
+/* Marks what is below the leaders; returns how many could not be placed. */
+static size_t mark(const struct table *table)
 {
 	size_t lost = 0;
 	bool changed = true;
@@ -125,12 +152,13 @@ static size_t mark(struct table *table, pid_t leader)
 			struct process *process = &table->processes[i];
 			const struct process *parent = find(table, process->parent);
 
-			if (process->below || process->pid == leader || process->parent == 0)
+			if (process->below != NOBODY || process->leads != NOBODY || process->parent == 0)
 				continue;
 			if (parent == NULL)
 				lost++;
-			else if (parent->pid == leader || parent->below)
-				process->below = changed = true;
+			else
+				process->below = parent->leads != NOBODY ? parent->leads : parent->below;
+			changed |= process->below != NOBODY;
 		}
 	}
 	return lost;
@@ -140,64 +168,93 @@ static bool was_killed(const struct table *earlier, pid_t pid)
 {
 	const struct process *process = find(earlier, pid);
 
-	return process != NULL && process->below;
+	return process != NULL && process->below != NOBODY;
 }
 
-/* One look: stops the leader again, should somebody have woken it, and kills what is below it. */
-static int look_and_kill(int proc, pid_t leader, const struct table *earlier, struct table *table, struct look *look)
+static void kill_marked(const struct table *table, const struct table *earlier, struct look *look)
 {
-	kill(leader, SIGSTOP);
-	if (list_processes(proc, table))
-		return 1;
-	*look = (struct look){.fresh = mark(table, leader)};
 	for (size_t i = 0; i < table->count; i++) {
 		const struct process *process = &table->processes[i];
 
-		if (process->pid == leader && strchr("RSD", process->state) != NULL)
-			look->alive++; /* not stopped yet, or woken again */
-		if (!process->below || process->state == 'Z' || process->state == 'X')
+		if (process->leads != NOBODY && strchr("RSD", process->state) != NULL)
+			look->alive[process->leads]++; /* not stopped yet, or woken */
+		if (process->below == NOBODY || process->state == 'Z' || process->state == 'X')
 			continue;
 		kill(process->pid, SIGKILL);
-		look->alive++;
+		look->alive[process->below]++;
 		if (!was_killed(earlier, process->pid))
-			look->fresh++;
+			look->fresh[process->below]++;
 	}
+}
+
+static void finish(struct run *run)
+{
+	run->dying = false;
+	kill(run->pid, SIGKILL); /* the EXIT follows when it is reaped */
+}
+
+/* 1 if what is below the run is made as fast as it is found. */
+static int judge(struct run *run, size_t alive, size_t fresh, uint64_t now)
+{
+	if (fresh > 0)
+		return ++run->fruitful_looks > FRUITFUL_LOOKS_MAX;
+	if (alive == 0 || now > run->dying_since_ns + DYING_LIMIT_NS)
+		finish(run);
 	return 0;
 }
 
-static void pause_briefly(void)
+/* A fork bomb, or no way to see: the sandbox is the smallest thing that can be ended. */
+static void kill_sandbox(struct guest *guest)
 {
-	const struct timespec pause = {.tv_sec = 0, .tv_nsec = PAUSE_NS};
-
-	nanosleep(&pause, NULL);
+	kill(-1, SIGKILL);
+	for (int i = 0; i < RUNS_MAX; i++)
+		if (is_dying(&guest->runs[i]))
+			finish(&guest->runs[i]);
 }
 
-/* 0 when all below *leader* are dead or doomed, 1 if they are made as fast as they are found. */
-static int kill_below(int proc, pid_t leader)
+/* One look for all; says when the next one is due. */
+void kill_look(struct guest *guest)
 {
 	static struct table tables[2];
-	uint64_t patience = now_ns() + DYING_NS;
-	int fruitful = 0;
-	struct look look;
+	static int turn;
+	struct table *table = &tables[turn], *earlier = &tables[!turn];
+	struct look look = {.lost = 0};
+	bool waits = false;
+	uint64_t now;
 
-	tables[1].count = 0;
-	for (int i = 0; fruitful < FRUITFUL_LOOKS_MAX; i++) {
-		if (look_and_kill(proc, leader, &tables[(i + 1) % 2], &tables[i % 2], &look))
-			return 1;
-		if (look.fresh == 0 && (look.alive == 0 || now_ns() > patience))
-			return 0;
-		fruitful += look.fresh > 0;
-		pause_briefly();
+	guest->next_look_ns = NEVER;
+	stop_leaders(guest);
+	if (guest->proc < 0 || list_processes(guest->proc, table)) {
+		kill_sandbox(guest);
+		return;
 	}
-	return 1;
+	mark_leaders(guest, table);
+	look.lost = mark(table);
+	kill_marked(table, earlier, &look);
+	turn = !turn;
+	now = now_ns();
+	for (int i = 0; i < RUNS_MAX; i++) {
+		struct run *run = &guest->runs[i];
+
+		if (is_dying(run) && judge(run, look.alive[i], look.fresh[i] + look.lost, now)) {
+			kill_sandbox(guest);
+			return;
+		}
+		waits |= is_dying(run);
+	}
+	guest->look_pause_ns = guest->look_pause_ns * 2 < PAUSE_MAX_NS ? guest->look_pause_ns * 2 : PAUSE_MAX_NS;
+	if (waits)
+		guest->next_look_ns = now + guest->look_pause_ns;
 }
 
-/* The EXIT follows when the command is reaped. */
+/* Stops the command at once; the loop does the rest. */
 void kill_run(struct guest *guest, struct run *run, enum reason reason)
 {
 	run->reason = reason;
+	run->dying = true;
+	run->dying_since_ns = now_ns();
+	run->fruitful_looks = 0;
 	kill(run->pid, SIGSTOP);
-	if (guest->proc < 0 || kill_below(guest->proc, run->pid))
-		kill(-1, SIGKILL); /* a fork bomb, or no way to see: the sandbox is the smallest thing that can be ended */
-	kill(run->pid, SIGKILL);
+	guest->next_look_ns = 0;
+	guest->look_pause_ns = PAUSE_MIN_NS / 2;
 }

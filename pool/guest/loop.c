@@ -43,8 +43,10 @@ static void wake_at(struct watch *watch, uint64_t when)
 		watch->wake_ns = when;
 }
 
-static void watch_run(struct watch *watch, struct run *run, int index, bool room, uint64_t now)
+static void watch_run(struct guest *guest, struct watch *watch, int index, bool room, uint64_t now)
 {
+	struct run *run = &guest->runs[index];
+
 	if (!run->used || run->exited)
 		return;
 	if (run->input >= 0)
@@ -56,7 +58,8 @@ static void watch_run(struct watch *watch, struct run *run, int index, bool room
 		wake_at(watch, run->started_ns + ATTACH_NS);
 		return;
 	}
-	run->attached = true;
+	if (!run->attached)
+		run_attach(guest, run);
 	for (int stream = 0; room && stream < 2; stream++)
 		if (run->output[stream] >= 0)
 			watch_fd(watch, run->output[stream], POLLIN, index, stream);
@@ -69,12 +72,12 @@ static void watch_all(struct guest *guest, struct watch *watch)
 	uint64_t now = now_ns();
 
 	watch->count = 0;
-	watch->wake_ns = guest->more_children ? 0 : NEVER;
+	watch->wake_ns = guest->more_children ? 0 : guest->next_look_ns;
 	watch_fd(watch, guest->channel_in, (short)(room ? POLLIN | POLLRDHUP : POLLRDHUP), -1, 0);
 	watch_fd(watch, guest->channel_out, (short)(guest->replies_blocked ? POLLOUT : 0), -1, 0);
 	watch_fd(watch, guest->signals, POLLIN, -1, 0);
 	for (int i = 0; i < RUNS_MAX; i++)
-		watch_run(watch, &guest->runs[i], i, room, now);
+		watch_run(guest, watch, i, room, now);
 	if (now < guest->orphans_rest_until_ns) {
 		wake_at(watch, guest->orphans_rest_until_ns);
 		return;
@@ -134,7 +137,7 @@ static void serve_children(struct guest *guest)
 		reap(guest);
 }
 
-static void enforce_wall_limits(struct guest *guest)
+static void enforce_limits(struct guest *guest)
 {
 	uint64_t now = now_ns();
 
@@ -144,6 +147,8 @@ static void enforce_wall_limits(struct guest *guest)
 		if (run->used && !run->exited && run->reason == BY_ITSELF && now >= run->deadline_ns)
 			kill_run(guest, run, WALL_LIMIT);
 	}
+	if (now_ns() >= guest->next_look_ns)
+		kill_look(guest);
 }
 
 /* Returns whether an EXIT still waits for room. */
@@ -192,6 +197,7 @@ int serve(struct guest *guest)
 	static struct watch watch;
 	bool ended = false;
 
+	guest->next_look_ns = NEVER;
 	while (!ended) {
 		if (serve_channel(guest, &ended))
 			return 1;
@@ -203,7 +209,7 @@ int serve(struct guest *guest)
 		if (watch.fds[SIGNALS].revents != 0 || guest->more_children)
 			serve_children(guest);
 		serve_pipes(guest, &watch);
-		enforce_wall_limits(guest);
+		enforce_limits(guest);
 		if (watch.fds[CHANNEL_OUT].revents & (POLLERR | POLLNVAL))
 			ended = true;
 		else if (take_requests(guest, &watch.fds[CHANNEL_IN], &ended))

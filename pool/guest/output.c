@@ -9,7 +9,7 @@
 #include "guest.h"
 
 #define OWED_UNKNOWN SIZE_MAX
-#define ORPHAN_REST_NS (5 * NS_PER_MS) /* a background process that prints without end gets no more of the guest */
+#define ORPHAN_REST_NS (2 * NS_PER_MS) /* after each pipeful: processes that print without end get this share, all together */
 
 static unsigned char rubbish[CHUNK];
 
@@ -125,12 +125,15 @@ void orphan_drain(struct guest *guest, int fd)
 {
 	ssize_t size = read(fd, rubbish, sizeof rubbish);
 
-	if (size > 0 || errno == EAGAIN || errno == EINTR) {
-		if (size > 0)
-			guest->orphans_rest_until_ns = now_ns() + ORPHAN_REST_NS;
-		if (size != 0)
-			return;
+	if (size > 0) {
+		uint64_t now = now_ns();
+
+		if (guest->orphans_rest_until_ns < now)
+			guest->orphans_rest_until_ns = now;
+		guest->orphans_rest_until_ns += ORPHAN_REST_NS;
 	}
+	if (size > 0 || (size < 0 && (errno == EAGAIN || errno == EINTR)))
+		return;
 	for (size_t i = 0; i < guest->orphans_count; i++) {
 		if (guest->orphans[i] != fd)
 			continue;

@@ -23,7 +23,7 @@ unsigned char *queue_room(struct queue *queue, size_t size)
 	queue->head = 0;
 	queue->tail = used;
 	if (queue->capacity - used < size) {
-		size_t capacity = used + size;
+		size_t capacity = used + size + (used + size) / 2; /* in proportion to what came, not what was announced */
 		unsigned char *bytes = realloc(queue->bytes, capacity);
 
 		if (bytes == NULL)

@@ -69,12 +69,13 @@ static int restore_tree(const struct guest *guest, const struct tree *tree, stru
 		if (snapshot < 0)
 			return fail(why, errno, "cannot open the snapshot %.150s: %s", tree->snapshot, strerror(errno));
 	}
+	/* Its mode could keep the guest out, or give files a group of the agent's choice. The path was just found to
+	 * have no links in it, and nothing runs that could change that. */
+	if (chmod(tree->path, 0700) < 0)
+		return cannot(why, "change the mode of", tree->path);
 	dir = openat(root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (dir < 0)
 		return cannot(why, "open", tree->path);
-	/* Its modes could keep the guest out, or give files a group of the agent's choice. */
-	if (fchmod(dir, 0700) < 0)
-		return cannot(why, "change the mode of", tree->path);
 	if (strip_attributes(dir, tree, why) || empty_tree(dir, counts, why))
 		return 1;
 	if (snapshot >= 0 && copy_tree(snapshot, dir, tree->owner, counts, why))

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -9,6 +10,8 @@
 #include "guest.h"
 
 #define RUN_MERGE 1u
+#define OOM_SCORE_RAISE 500
+#define OOM_SCORE_MAX 1000
 
 static char *arguments[ARGS_MAX + 1], *environment[ARGS_MAX + 1];
 
@@ -214,6 +217,23 @@ int run_parse(struct guest *guest, uint32_t id, struct reader *reader)
 	if (failed)
 		reply_error(guest, id, &why);
 	return 0;
+}
+
+/* The command has lived long enough to be worth it. Done from here, for a child that still borrows the guest's
+ * memory would change the guest's score with its own. */
+void run_attach(const struct guest *guest, struct run *run)
+{
+	char path[40];
+	cleanup_fd int fd = -1;
+	int score = guest->own_oom_score + OOM_SCORE_RAISE;
+
+	run->attached = true;
+	if (guest->proc < 0)
+		return;
+	snprintf(path, sizeof path, "%d/oom_score_adj", (int)run->pid);
+	fd = openat(guest->proc, path, O_WRONLY | O_CLOEXEC);
+	if (fd >= 0 && dprintf(fd, "%d", score > OOM_SCORE_MAX ? OOM_SCORE_MAX : score) < 0)
+		return; /* it has ended, or the kernel knows better */
 }
 
 void run_cancel(struct guest *guest, uint32_t id)

@@ -8,6 +8,7 @@
 #endif
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -97,6 +98,18 @@ static bool link_says(int dir, const char *name, const char *expected)
 	return strcmp(target, expected) == 0;
 }
 
+static int read_oom_score(int proc)
+{
+	cleanup_fd int fd = openat(proc, "self/oom_score_adj", O_RDONLY | O_CLOEXEC);
+	char text[16];
+	ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+
+	if (size <= 0)
+		return 0;
+	text[size] = '\0';
+	return (int)strtol(text, NULL, 10);
+}
+
 /* What the sandbox provides. A /proc of another PID namespace would name the wrong processes to kill. */
 int look_around(struct guest *guest)
 {
@@ -107,6 +120,7 @@ int look_around(struct guest *guest)
 	guest->private_ipc = false;
 	if (guest->proc >= 0) {
 		guest->clear_refs = openat(guest->proc, "self/clear_refs", O_WRONLY | O_CLOEXEC);
+		guest->own_oom_score = read_oom_score(guest->proc);
 		guest->private_ipc = !link_says(guest->proc, "self/ns/ipc", INITIAL_IPC_NAMESPACE);
 	}
 	guest->has_openat2 = probe_openat2();
@@ -120,6 +134,16 @@ static int drop_bounding_set(void)
 	if (errno != EINVAL && errno != EPERM) /* past the last one, or not allowed: commands drop theirs anyway */
 		return complain("cannot drop the capability bounding set: %s", strerror(errno));
 	return 0;
+}
+
+/* A command cannot be allowed more than what the launcher allows the guest. */
+static void bound_max_processes(struct options *options)
+{
+	struct rlimit limit;
+
+	if (options->has_max_processes && getrlimit(RLIMIT_NPROC, &limit) == 0 && limit.rlim_max != RLIM_INFINITY &&
+	    options->max_processes > limit.rlim_max)
+		options->max_processes = limit.rlim_max;
 }
 
 /* glibc would keep the memory of the first large frame for good. */
@@ -137,6 +161,7 @@ int give_up_powers(struct guest *guest)
 
 	guest->own = (struct owner){.uid = getuid(), .gid = getgid()};
 	return_memory();
+	bound_max_processes(&guest->options);
 	umask(022);
 	if (chdir("/") < 0 || setrlimit(RLIMIT_CORE, &no_core) < 0)
 		return complain("cannot set up: %s", strerror(errno));

@@ -1,0 +1,166 @@
+"""Limits: a command that goes too far dies with all it started, and what it printed before is kept."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from codecraft_pool.protocol import Stop, encode_cancel, encode_ping
+from tests.pool.guest_harness import BUILDS, PYTHON, Guest, Ran, needs_root, pong
+
+pytestmark = needs_root
+
+# Leaves its parent, its group and its session, as daemons do.
+DAEMON = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.setpgid(0, 0)
+        open("/tmp/daemon", "w").close()
+        time.sleep(60)
+    os._exit(0)
+print("kept", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture(name="guest", params=BUILDS)
+def _guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
+    with Guest(request.param) as guest:
+        yield guest
+
+
+def alive(guest: Guest) -> list[str]:
+    """Return the command lines of what runs in the sandbox, but for the guest and the question."""
+    listed = guest.run("ps", "-e", "-o", "pid=,stat=,args=").stdout.decode().splitlines()
+    words = [line.split(None, 2) for line in listed]
+    return [args for pid, state, args in words if pid != "1" and state[0] != "Z" and not args.startswith("ps -e")]
+
+
+def killed(ran: Ran) -> tuple[bool, int, Stop]:
+    """Return how a command ended, and why."""
+    return ran.exit.signalled, ran.exit.code, ran.exit.stop
+
+
+def test_wall_limit_ends_every_descendant(guest: Guest) -> None:
+    """A daemon that left session and group dies too; the output of before is kept."""
+    began = time.monotonic()
+    ran = guest.run(PYTHON, "-I", "-c", DAEMON, limit_ms=700)
+    assert (True, signal.SIGKILL, Stop.WALL_LIMIT) == killed(ran)
+    assert b"kept\n" == ran.stdout
+    assert 0.7 <= time.monotonic() - began < 5
+    assert 0 == guest.run("test", "-e", "/tmp/daemon").code
+    assert [] == alive(guest)
+
+
+def test_cancel_ends_every_descendant_and_nobody_else(guest: Guest) -> None:
+    """CANCEL is a limit reached by the host's decision; other commands do not notice."""
+    other = guest.begin(["sh", "-c", "sleep 1; echo unharmed"])
+    request_id = guest.begin([PYTHON, "-I", "-c", DAEMON])
+    guest.shell("while [ ! -e /tmp/daemon ]; do sleep 0.02; done")
+    guest.send(encode_cancel(request_id))
+    ran = guest.finish(request_id)
+    assert (True, signal.SIGKILL, Stop.CANCELLED) == killed(ran)
+    assert b"kept\n" == ran.stdout
+    assert b"unharmed\n" == guest.finish(other).stdout
+    assert [] == alive(guest)
+
+
+def test_cancel_of_nothing_is_ignored(guest: Guest) -> None:
+    """It may cross the EXIT on its way."""
+    request_id = guest.begin(["true"])
+    guest.finish(request_id)
+    guest.send(encode_cancel(request_id), encode_cancel(4711), encode_ping(4712, b"x"))
+    assert b"x" == pong(guest.next_frame()).data
+
+
+@pytest.mark.parametrize(("cap", "stop"), [(1000, Stop.BY_ITSELF), (999, Stop.OUTPUT_CAP), (0, Stop.OUTPUT_CAP)])
+def test_output_cap_is_exact(guest: Guest, cap: int, stop: Stop) -> None:
+    """As many bytes as allowed are no excess, one more is; exactly the allowed ones arrive."""
+    ran = guest.run("head", "-c", "1000", "/dev/zero", max_output_bytes=cap)
+    assert (stop, cap) == (ran.exit.stop, len(ran.stdout))
+
+
+def test_output_cap_counts_both_streams(guest: Guest) -> None:
+    """stdout and stderr share the cap; an endless writer and its children die of it."""
+    ran = guest.shell("echo begin; yes out & yes err >&2; wait", max_output_bytes=100_000)
+    assert (True, signal.SIGKILL, Stop.OUTPUT_CAP) == killed(ran)
+    assert 100_000 == len(ran.stdout) + len(ran.stderr)
+    assert ran.stdout.startswith(b"begin\n")
+    assert [] == alive(guest)
+
+
+def test_stopped_and_deaf_commands_die_too(guest: Guest) -> None:
+    """Neither SIGSTOP nor ignored signals save a command from its limit."""
+    ran = guest.shell("trap '' TERM INT HUP; (trap '' TERM; sleep 60) & kill -STOP $$", limit_ms=300)
+    assert (True, signal.SIGKILL, Stop.WALL_LIMIT) == killed(ran)
+    assert [] == alive(guest)
+
+
+def test_a_child_that_wakes_its_stopped_parent(guest: Guest) -> None:
+    """The guest stops a command in order to kill below it; a child that wakes it again gains nothing."""
+    program = """
+import os, signal, time
+parent = os.getpid()
+for _ in range(3):
+    if os.fork() == 0:
+        while True:
+            os.kill(parent, signal.SIGCONT)
+            if os.fork() == 0:
+                os.setsid()
+                time.sleep(0.001)
+                os._exit(0)
+            os.waitpid(-1, 0)
+time.sleep(60)
+"""
+    ran = guest.run(PYTHON, "-I", "-c", program, limit_ms=400)
+    assert (True, signal.SIGKILL, Stop.WALL_LIMIT) == killed(ran)
+    assert [] == alive(guest)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_fork_bomb_ends_at_its_limit(build: str) -> None:
+    """With a limit of processes the bomb is contained, dies at its wall limit, and the guest still answers."""
+    with Guest(build, args=["--max-processes", "200"]) as guest:
+        bomb = "while True:\n try:\n  import os; os.fork()\n except OSError: pass"
+        request_id = guest.begin([PYTHON, "-I", "-c", bomb], limit_ms=1500)
+        ping = guest.next_id()
+        assert b"during" == pong(guest.ask(encode_ping(ping, b"during"), ping)).data
+        ran = guest.finish(request_id, limit_s=60)
+        assert (True, signal.SIGKILL, Stop.WALL_LIMIT) == killed(ran)
+        assert [] == alive(guest)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_command_starts_while_another_holds_all_processes(build: str) -> None:
+    """The limit keeps a bomb from growing; it does not keep the guest from looking inside."""
+    with Guest(build, args=["--max-processes", "40"]) as guest:
+        request_id = guest.begin(["sh", "-c", "for i in $(seq 60); do sleep 60 & done; wait"])
+        time.sleep(0.3)
+        assert b"here\n" == guest.run("echo", "here").stdout
+        guest.send(encode_cancel(request_id))
+        ran = guest.finish(request_id)
+        assert ran.exit.stop in (Stop.CANCELLED, Stop.BY_ITSELF)  # some shells give up when fork fails
+
+
+def test_limits_of_many_at_once(guest: Guest) -> None:
+    """Sixty deadlines that pass together are all kept."""
+    started = [guest.begin(["sh", "-c", "echo $$; sleep 60 & sleep 60"], limit_ms=500) for _ in range(60)]
+    ended = [guest.finish(request_id) for request_id in started]
+    assert {(True, signal.SIGKILL, Stop.WALL_LIMIT)} == set(map(killed, ended))
+    assert all(ran.stdout for ran in ended)
+    assert [] == alive(guest)
+
+
+def test_limits_without_proc() -> None:
+    """Where /proc shows nothing, the whole sandbox is ended rather than a part that may not be all."""
+    with Guest(mounts=["--tmpfs", "/proc"]) as guest:  # not with the sanitizer, which needs it
+        other = guest.begin(["sleep", "60"])
+        ran = guest.shell("echo kept; setsid sleep 60 & sleep 60", limit_ms=300)
+        assert (True, signal.SIGKILL, Stop.WALL_LIMIT) == killed(ran)
+        assert b"kept\n" == ran.stdout
+        assert (True, signal.SIGKILL, Stop.BY_ITSELF) == killed(guest.finish(other))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import Callable
 from typing import Final
 
 import aiohttp
@@ -56,9 +57,12 @@ class Demultiplexer:
 class _AttachProtocol(asyncio.Protocol):
     """The upgraded connection; owns it, and feeds the channel."""
 
-    def __init__(self, response: aiohttp.ClientResponse, transport: asyncio.Transport) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, transport: asyncio.Transport, on_end: Callable[[], None]
+    ) -> None:
         self._response = response
         self._transport = transport
+        self._on_end = on_end
         self._parts = Demultiplexer()
         self.channel: Channel | None = None
 
@@ -80,6 +84,7 @@ class _AttachProtocol(asyncio.Protocol):
         self._response.close()
         if self.channel is not None:
             self.channel.eof()
+        self._on_end()
 
     def write(self, data: bytes) -> None:
         """Send bytes to the guest."""
@@ -90,8 +95,10 @@ class _AttachProtocol(asyncio.Protocol):
         self._transport.abort()
 
 
-async def attach(daemon: DockerDaemon, container: str) -> Channel:
+async def attach(daemon: DockerDaemon, container: str, on_end: Callable[[], None]) -> Channel:
     """Return a channel over the attach stream of *container*, which must not have been started yet.
+
+    *on_end* is called when the stream has ended, whoever ended it.
 
     Raises:
         CallRefused: The daemon would not give the stream.
@@ -112,7 +119,7 @@ async def attach(daemon: DockerDaemon, container: str) -> Channel:
         response.close()
         raise CallRefused(what, response.status, "it did not upgrade the connection")
     transport = connection.transport
-    protocol = _AttachProtocol(response, transport)
+    protocol = _AttachProtocol(response, transport, on_end)
     channel = protocol.channel = Channel(container, protocol)
     transport.set_protocol(protocol)
     return channel

@@ -18,6 +18,7 @@ from codecraft_pool.spec import SandboxSpec
 
 Backend = Literal["auto", "docker", "local"]
 BACKENDS: Final[tuple[str, ...]] = get_args(Backend)
+_ASKED_FOR: Final = "it was asked for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ async def open_launcher(
                 yield choice
                 return
         else:
-            why = "it was asked for"
+            why = _ASKED_FOR
         yield await _open_local(stack, specs, why)
 
 
@@ -82,5 +83,7 @@ async def _open_local(stack: AsyncExitStack, specs: Sequence[SandboxSpec], why: 
         for spec in specs:
             await launcher.prepare(spec)
     except BackendUnavailable as exc:
+        if why == _ASKED_FOR:
+            raise
         raise BackendUnavailable(f"{exc} (Docker is not used: {why})") from exc
     return Choice(launcher, why)

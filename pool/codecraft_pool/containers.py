@@ -3,10 +3,13 @@ errors."""
 
 from __future__ import annotations
 
+import asyncio
+import io
 from collections.abc import Mapping
 from typing import Any, Final
 
-from codecraft_pool.docker_daemon import DockerDaemon
+from codecraft_pool._aio import finish
+from codecraft_pool.docker_daemon import CALL_LIMIT_S, DockerDaemon
 from codecraft_pool.errors import CallRefused
 
 OWNER_LABEL: Final = "io.codecraft.owner"
@@ -22,20 +25,35 @@ class Containers:
         self._client: Any = daemon.client
 
     async def create(self, name: str, config: Mapping[str, Any]) -> None:
-        """Create a container; it is not started."""
+        """Create a container; it is not started.
+
+        Cancellation is delivered after the daemon's answer: it would create the container all the same, and later than
+        whoever then removes it.
+        """
         await self._call(
-            "create", lambda: self._client.containers.create(config, name=name), what=f"create container {name}"
+            "create",
+            lambda: finish(asyncio.wait_for(self._client.containers.create(config, name=name), CALL_LIMIT_S)),
+            what=f"create container {name}",
         )
 
     async def start(self, name: str) -> None:
         """Start a created container."""
         await self._call("start", self._client.containers.container(name).start, what=f"start container {name}")
 
+    async def volume_folder(self, name: str) -> str:
+        """Return where, on the daemon's machine, the one volume of a container is."""
+        container = self._client.containers.container(name)
+        facts: Mapping[str, Any] = await self._call(None, container.show, what=f"inspect container {name}")
+        return str(facts["Mounts"][0]["Source"])
+
     async def put_archive(self, name: str, folder: str, archive: bytes) -> None:
         """Unpack a tar archive in a folder of a container, running or not."""
         container = self._client.containers.container(name)
         await self._call(
-            "create", lambda: container.put_archive(folder, archive), what=f"put files into container {name}"
+            "create",
+            # As a file it is sent piece by piece, as bytes in one go, for which the event loop would stand still.
+            lambda: container.put_archive(folder, io.BytesIO(archive)),
+            what=f"put files into container {name}",
         )
 
     async def remove(self, name: str) -> None:
@@ -55,4 +73,6 @@ class Containers:
             lambda: self._client.containers.list(all=True, filters={"label": [label]}),
             what="list this project's containers",
         )
-        return {str(each["Names"][0]).lstrip("/"): str(each["Labels"][OWNER_LABEL]) for each in found}
+        # A container on its way out has lost its names already.
+        names = (str((each["Names"] or [each["Id"]])[0]).lstrip("/") for each in found)
+        return {name: str(each["Labels"][OWNER_LABEL]) for name, each in zip(names, found, strict=True)}

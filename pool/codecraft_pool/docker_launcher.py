@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import io
 import tarfile
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Any, Final
 
@@ -24,12 +26,13 @@ from codecraft_pool.images import ImageProgress, Images
 from codecraft_pool.owner import Owner
 from codecraft_pool.sandbox import Sandbox
 from codecraft_pool.snapshot import Snapshot
-from codecraft_pool.spec import STORE, SandboxSpec, writable_trees
+from codecraft_pool.spec import HOSTS, STORE, SandboxSpec, writable_trees
 
 _AGENT_ID: Final = 1000
 _HELLO_LIMIT_S: Final = 30.0
 _GONE_LIMIT_S: Final = 10.0
 _POLL_S: Final = 0.05
+_NUMBERS: Final = count()  # for all launchers of this process, whose containers must not have the same names
 # What the guest needs: become another user, own and open files whatever their mode, kill, and give the rest away.
 _CAPABILITIES: Final = ("SETUID", "SETGID", "CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETPCAP")
 
@@ -53,8 +56,10 @@ class DockerLauncher:
         self._images = images or Images(daemon)
         self._progress = progress
         self._owner = Owner.current()
-        self._numbers = count()
-        self._owned: set[str] = set()
+        self._starting: dict[str, asyncio.Future[None]] = {}
+        self._channels: dict[str, Channel] = {}
+        self._dying: dict[str, float] = {}
+        self._burial: asyncio.Task[None] | None = None
         self._image_ids: dict[str, str] = {}
         self._depot: _Depot | None = None
         self._depot_lock = asyncio.Lock()
@@ -89,38 +94,45 @@ class DockerLauncher:
         """
         await self.prepare(spec)
         depot = await self._ready_depot(spec)
-        name = self._new_name()
         config = _config(self._image_ids[spec.image], self._labels("sandbox"), spec)
         config["HostConfig"]["VolumesFrom"] = [f"{depot.name}:ro"]
-        try:
-            channel = await self._launch(name, config)
-            sandbox = Sandbox(name, spec, channel, depot)
+        config["HostConfig"]["Binds"] = [f"{depot.folder}/hosts:/etc/hosts:ro"]
+        async with self._new_container(spec.image) as name:
+            sandbox = Sandbox(name, spec, await self._launch(name, config), depot)
             await sandbox.restore()
-        except BaseException as exc:
-            await finish(self._remove(name))
-            if isinstance(exc, OSError) and not isinstance(exc, LaunchError):
-                raise LaunchError(f"a container of {spec.image} could not become a sandbox: {exc}") from exc
-            raise
         return sandbox
 
     async def aclose(self) -> None:
         """End every container and wait until the daemon has removed them. Idempotent."""
         self._closed = True
-        depot, self._depot = self._depot, None
-        if depot is not None:
-            depot.channel.close()
-        if self._owned:
-            await finish(self._wait_until_gone())
+        self._depot = None
+        for name, channel in list(self._channels.items()):
+            channel.close()
+            self._ends(name)
+        await finish(self._wait_until_gone())
 
     # --- containers ---
 
-    def _new_name(self) -> str:
-        """Return a fresh name, registered before the container is: whatever happens, it is ours to remove."""
+    @asynccontextmanager
+    async def _new_container(self, image: str) -> AsyncGenerator[str]:
+        """A name for a container to be started in the block; when that fails, the container is removed."""
+        self._check_open()
+        name = f"codecraft-{self._owner}-{next(_NUMBERS)}"
+        ended = self._starting[name] = asyncio.get_running_loop().create_future()
+        try:
+            yield name
+        except BaseException as exc:
+            await finish(self._remove(name))
+            if isinstance(exc, OSError) and not isinstance(exc, LaunchError):  # what the guest refuses, or its death
+                raise LaunchError(f"a container of {image} could not become a sandbox: {exc}") from exc
+            raise
+        finally:
+            del self._starting[name]
+            ended.set_result(None)
+
+    def _check_open(self) -> None:
         if self._closed:
             raise LaunchError("the Docker launcher is closed")
-        name = f"codecraft-{self._owner}-{next(self._numbers)}"
-        self._owned.add(name)
-        return name
 
     def _labels(self, role: str) -> dict[str, str]:
         return {OWNER_LABEL: str(self._owner), ROLE_LABEL: role}
@@ -130,29 +142,53 @@ class DockerLauncher:
         await self._containers.create(name, config)
         if files:
             await self._containers.put_archive(name, STORE, files)
-        channel = await attach(self._daemon, name)
-        try:
-            await self._containers.start(name)
-            await channel.hello(limit_s=_HELLO_LIMIT_S)
-        except BaseException:
-            channel.close()
-            raise
+        self._check_open()
+        channel = self._channels[name] = await attach(self._daemon, name, lambda: self._ends(name))
+        self._check_open()
+        await self._containers.start(name)
+        await channel.hello(limit_s=_HELLO_LIMIT_S)
         return channel
 
+    # --- the end of containers: each goes by itself when its channel ends, and by force if it does not ---
+
     async def _remove(self, name: str) -> None:
+        channel = self._channels.get(name)
+        if channel is not None:
+            channel.close()
         await self._containers.remove(name)
-        self._owned.discard(name)
+        self._ends(name)
+
+    def _ends(self, name: str) -> None:
+        """The channel of a container has ended: see to it that the container is gone soon."""
+        self._channels.pop(name, None)
+        loop = asyncio.get_running_loop()
+        self._dying.setdefault(name, loop.time() + _GONE_LIMIT_S)
+        if self._burial is None or self._burial.done():
+            self._burial = loop.create_task(self._bury())
+
+    async def _bury(self) -> None:
+        with suppress(LaunchError):  # what is left is tried again when the next one ends, and in the end
+            await self._bury_all()
+
+    async def _bury_all(self) -> None:
+        """Return when every dying container is gone."""
+        now = asyncio.get_running_loop().time
+        while self._dying:
+            await asyncio.sleep(_POLL_S)
+            here = await self._containers.owned(str(self._owner))
+            for name, deadline in list(self._dying.items()):
+                if name in here and now() > deadline:
+                    await self._containers.remove(name)
+                if name not in here or now() > deadline:
+                    self._dying.pop(name, None)
 
     async def _wait_until_gone(self) -> None:
-        """Every guest has been told to end; wait for the daemon to follow, and remove what stays by force."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _GONE_LIMIT_S
-        while left := self._owned & (await self._containers.owned(str(self._owner))).keys():
-            if loop.time() > deadline:
-                await asyncio.gather(*(self._containers.remove(name) for name in left))
-                break
-            await asyncio.sleep(_POLL_S)
-        self._owned.clear()
+        """Every guest has been told to end; wait for the daemon to follow, and for starts to notice."""
+        if self._starting:
+            await asyncio.wait(self._starting.values(), timeout=_GONE_LIMIT_S)
+        if self._burial is not None:
+            await self._burial
+        await self._bury_all()
 
     async def _ready_depot(self, spec: SandboxSpec) -> _Depot:
         async with self._depot_lock:
@@ -161,23 +197,21 @@ class DockerLauncher:
             return self._depot
 
     async def _start_depot(self, spec: SandboxSpec) -> _Depot:
-        name = self._new_name()
         config = _config(self._image_ids[spec.image], self._labels("depot"), spec)
         config["Volumes"] = {STORE: {}}
         guest = await asyncio.to_thread(guest_path(self._daemon.info.arch).read_bytes)
-        try:
-            return _Depot(self._containers, name, await self._launch(name, config, _store_archive(guest)))
-        except BaseException:
-            await finish(self._remove(name))
-            raise
+        async with self._new_container(spec.image) as name:
+            channel = await self._launch(name, config, _store_archive(guest))
+            return _Depot(self._containers, name, channel, await self._containers.volume_folder(name))
 
 
 class _Depot:
     """The container that owns the volume; puts snapshots into it."""
 
-    def __init__(self, containers: Containers, name: str, channel: Channel) -> None:
+    def __init__(self, containers: Containers, name: str, channel: Channel, folder: str) -> None:
         self.name = name
         self.channel = channel
+        self.folder = folder
         self._containers = containers
         self._placing: dict[str, asyncio.Task[None]] = {}
 
@@ -204,12 +238,13 @@ class _Depot:
 
 
 def _store_archive(guest: bytes) -> bytes:
-    """Return what the volume holds at first: the guest, and a folder that only root may enter."""
+    """Return what the volume holds at first: the guest, a hosts file, and a folder that only root may enter."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        program = tarfile.TarInfo("guest")
-        program.size, program.mode = len(guest), 0o755
-        archive.addfile(program, io.BytesIO(guest))
+        for name, mode, content in (("guest", 0o755, guest), ("hosts", 0o644, HOSTS)):
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(content), mode
+            archive.addfile(info, io.BytesIO(content))
         folder = tarfile.TarInfo("snapshots")
         folder.type, folder.mode = tarfile.DIRTYPE, 0o700
         archive.addfile(folder)
@@ -234,9 +269,14 @@ def _config(image: str, labels: dict[str, str], spec: SandboxSpec) -> dict[str, 
         "AttachStderr": True,
         "Tty": False,
         "Healthcheck": {"Test": ["NONE"]},
+        # A network namespace with a loopback and nothing else, made by the runtime. NetworkMode "none" means the same
+        # but goes through the daemon's network code, where Engine 20.10 deadlocks for good when many containers end at
+        # once (libnetwork: processEndpointDelete and getSvcRecords take two locks in opposite order). The price is that
+        # the daemon writes no hosts file, so the volume has one.
+        "NetworkDisabled": True,
         "HostConfig": {
             "AutoRemove": True,
-            "NetworkMode": "none",
+            "NetworkMode": "none",  # for a daemon that does not know NetworkDisabled
             "ReadonlyRootfs": True,
             "CapDrop": ["ALL"],
             "CapAdd": list(_CAPABILITIES),

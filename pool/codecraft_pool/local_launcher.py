@@ -18,7 +18,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Final, cast
@@ -29,8 +29,8 @@ from codecraft_pool.errors import BackendUnavailable, LaunchError
 from codecraft_pool.guest_binary import guest_path
 from codecraft_pool.owner import Owner
 from codecraft_pool.sandbox import Sandbox
-from codecraft_pool.snapshot import EPOCH_S, Snapshot
-from codecraft_pool.spec import HOME, STORE, WORKSPACE, SandboxSpec, writable_trees
+from codecraft_pool.snapshot import Snapshot, remove_tree, unpack
+from codecraft_pool.spec import HOME, HOSTS, STORE, WORKSPACE, SandboxSpec, writable_trees
 
 RUN_PREFIX: Final = "codecraft-run-"
 _HELLO_LIMIT_S: Final = 10.0
@@ -41,6 +41,7 @@ _CAPABILITIES: Final = ("SETUID", "SETGID", "CHOWN", "DAC_OVERRIDE", "FOWNER", "
 # apart.
 _FIRST_UID: Final = 0x6000_0000
 _UIDS_PER_PROCESS: Final = 4096
+_NUMBERS: Final = count()  # for all launchers of this process, whose sandboxes must not share a uid
 _HOST_FILES: Final = (
     "/etc/alternatives",
     "/etc/ld.so.cache",
@@ -61,6 +62,9 @@ _HIDDEN_PROC: Final = (
     "/proc/kallsyms",
     "/proc/kmsg",
 )
+# Of the guest's own files in /proc, those by which a process of the guest's own user could change it: no restore would
+# bring that back, and all later commands would inherit it.
+_GUEST_PROC: Final = ("autogroup", "coredump_filter", "oom_adj", "oom_score_adj")
 
 
 class LocalLauncher:
@@ -81,9 +85,8 @@ class LocalLauncher:
         self._guest = guest_path()
         self._is_root = os.geteuid() == 0
         self._owner = Owner.current()
-        self._numbers = count()
         self._run_dir: Path | None = None
-        self._placed: set[str] = set()
+        self._placing: dict[str, asyncio.Task[None]] = {}
         self._running: dict[str, _Process] = {}
         self._closed = False
 
@@ -118,7 +121,7 @@ class LocalLauncher:
         if self._closed:
             raise LaunchError("the local launcher is closed")
         await self.prepare(spec)
-        number = next(self._numbers)
+        number = next(_NUMBERS)
         sandbox_id = f"local-{self._owner.pid}-{number}"
         uid = _FIRST_UID + (self._owner.pid & 0xFFFF) * _UIDS_PER_PROCESS + number % _UIDS_PER_PROCESS
         process = _Process(sandbox_id, self._running)
@@ -137,19 +140,28 @@ class LocalLauncher:
         return sandbox
 
     async def place(self, snapshot: Snapshot) -> str:
-        """Put *snapshot* where every sandbox sees it, read-only."""
-        if snapshot.id not in self._placed:
-            await asyncio.to_thread(_unpack, snapshot, self._directory() / "snapshots")
-            self._placed.add(snapshot.id)
+        """Put *snapshot* where every sandbox sees it, read-only, once however many ask.
+
+        Raises:
+            LaunchError: The launcher is closed.
+        """
+        if self._closed:
+            raise LaunchError("the local launcher is closed")
+        task = self._placing.get(snapshot.id)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            unpacking = asyncio.to_thread(unpack, snapshot, self._directory() / "snapshots")
+            task = self._placing[snapshot.id] = asyncio.create_task(unpacking)
+        await asyncio.shield(task)
         return f"{STORE}/snapshots/{snapshot.id}"
 
     async def aclose(self) -> None:
         """End every sandbox and remove the run directory. Idempotent."""
         self._closed = True
         processes = list(self._running.values())
-        await finish(asyncio.gather(*(process.end() for process in processes)))
+        placing, self._placing = list(self._placing.values()), {}
+        await finish(asyncio.gather(*(process.end() for process in processes), *placing, return_exceptions=True))
         if self._run_dir is not None:
-            await finish(_remove_tree(self._run_dir))
+            await finish(_remove(self._run_dir))
             self._run_dir = None
 
     def _directory(self) -> Path:
@@ -168,13 +180,15 @@ class LocalLauncher:
                 words += ["--cap-add", f"CAP_{capability}"]
         else:
             words += ["--unshare-user", "--uid", "0", "--gid", "0"]
-        words += _mounts(self._directory() / "snapshots", self._guest, spec, owned_by_agent=self._is_root)
+        words += _mounts(self._directory() / "snapshots", self._guest, spec)
+        if not self._is_root:
+            words += _guards()
         agent = f"{uid}:{uid}" if self._is_root else "self"
         guest = [f"{STORE}/guest", "--agent", agent, "--max-processes", str(spec.max_processes), "--seccomp"]
         return [*words, "--", *guest]
 
 
-def _mounts(snapshots: Path, guest: Path, spec: SandboxSpec, *, owned_by_agent: bool) -> list[str]:
+def _mounts(snapshots: Path, guest: Path, spec: SandboxSpec) -> list[str]:
     words = ["--ro-bind", "/usr", "/usr"]
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
         link = Path("/") / name
@@ -187,14 +201,25 @@ def _mounts(snapshots: Path, guest: Path, spec: SandboxSpec, *, owned_by_agent: 
         words += ["--ro-bind-try", path, path]
     words += ["--proc", "/proc"]
     for path in _READ_ONLY_PROC:
-        words += ["--ro-bind-try", path, path] if owned_by_agent else []
+        words += ["--ro-bind-try", path, path]
     for path in _HIDDEN_PROC:
         words += ["--ro-bind", "/dev/null", path] if os.path.exists(path) else []
     words += ["--dev", "/dev"]
     for tree in writable_trees():
         words += ["--perms", "0755", "--size", str(spec.tree_bytes), "--tmpfs", tree.tree]
+    words += ["--remount-ro", "/dev"]  # the directory only: not the devices, nor what is mounted below
     words += ["--perms", "0700", "--dir", STORE, "--ro-bind", str(snapshots), f"{STORE}/snapshots"]
     return [*words, "--ro-bind", str(guest), f"{STORE}/guest", "--chdir", WORKSPACE]
+
+
+def _guards() -> list[str]:
+    """Return bubblewrap's words that close files of the guest's in /proc, those that this kernel has."""
+    words: list[str] = []
+    for own, guests in (("/proc/self", "/proc/1"), (f"/proc/self/task/{os.getpid()}", "/proc/1/task/1")):
+        for name in _GUEST_PROC:
+            if os.path.exists(f"{own}/{name}"):
+                words += ["--ro-bind", "/dev/null", f"{guests}/{name}"]
+    return words
 
 
 def _etc_files(uid: int) -> dict[str, bytes]:
@@ -207,43 +232,16 @@ def _etc_files(uid: int) -> dict[str, bytes]:
     return {
         "/etc/passwd": "".join(f"{line}\n" for line in users).encode(),
         "/etc/group": "".join(f"{line}\n" for line in groups).encode(),
-        "/etc/hosts": b"127.0.0.1 localhost sandbox\n::1 localhost\n",
+        "/etc/hosts": HOSTS,
         "/etc/nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
     }
 
 
-def _unpack(snapshot: Snapshot, folder: Path) -> None:
-    """Write *snapshot* under its id; atomic, so that a second writer does no harm."""
-    target = folder / snapshot.id
-    if target.exists():
-        return
-    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder))
-    partial.chmod(0o755)
-    for path, entry in snapshot.entries.items():
-        place = partial / path
-        if entry.kind == "dir":
-            place.mkdir(mode=0o700)
-        elif entry.kind == "link":
-            os.symlink(entry.data, os.fsencode(place))
-        else:
-            place.write_bytes(entry.data)
-    for path, entry in reversed(
-        list(snapshot.entries.items())
-    ):  # children before parents, whose times they would change
-        if entry.kind != "link":
-            (partial / path).chmod(entry.mode)
-        os.utime(partial / path, (entry.mtime_s, entry.mtime_s), follow_symlinks=False)
-    os.utime(partial, (EPOCH_S, EPOCH_S))
-    with suppress(OSError):
-        partial.rename(target)
-    shutil.rmtree(partial, ignore_errors=True)
-
-
-async def _remove_tree(path: Path) -> None:
+async def _remove(path: Path) -> None:
     try:
-        await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+        await asyncio.to_thread(remove_tree, path)
     except RuntimeError:  # the interpreter is ending and gives out no threads any more
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path)
 
 
 class _Process(asyncio.Protocol):
@@ -276,6 +274,7 @@ class _Process(asyncio.Protocol):
                     stderr=stderr_write,
                     pass_fds=descriptors,
                     env={},
+                    start_new_session=True,  # Ctrl-C is for the program, which then ends its sandboxes in order
                 )
         finally:
             theirs.close()

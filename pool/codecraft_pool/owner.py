@@ -39,7 +39,7 @@ class Owner:
 
     def is_alive(self) -> bool:
         """Say whether that very process still runs; one of another boot or namespace is none here."""
-        return self.boot == _boot() and _start_of(self.pid) == self.start
+        return self.boot == _boot() and (_start_of(self.pid) == self.start or _is_hidden(self.pid))
 
     def is_from_here(self) -> bool:
         """Say whether it ran in this boot and process id namespace, so that `is_alive` is the truth."""
@@ -50,6 +50,17 @@ def _boot() -> str:
     """Name this boot and this process id namespace: only within both does a process id mean the same process."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text()
     return hashlib.sha256(f"{boot_id}{os.readlink('/proc/self/ns/pid')}".encode()).hexdigest()[:8]
+
+
+def _is_hidden(pid: int) -> bool:
+    """Say whether /proc shows nothing of a process that is there: another user's, where it is mounted with hidepid."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return not os.path.exists(f"/proc/{pid}")
+    return False
 
 
 def _start_of(pid: int) -> int | None:

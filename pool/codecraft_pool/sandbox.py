@@ -13,6 +13,7 @@ from codecraft_pool.protocol import (
     MAX_READ_BYTES,
     Data,
     Done,
+    EncodedStrings,
     Exit,
     Stop,
     TreeRestore,
@@ -21,6 +22,7 @@ from codecraft_pool.protocol import (
     encode_read,
     encode_restore,
     encode_run,
+    encode_strings,
     encode_write,
     restored,
 )
@@ -40,6 +42,7 @@ _GRACE_S: Final = 15.0
 _RESTORE_LIMIT_S: Final = 60.0
 _WRITE_CHUNK_BYTES: Final = 1 << 20
 _MAX_LIMIT_S: Final = 4_000_000.0
+_MAX_ARGUMENTS: Final = 4096
 
 
 class SnapshotStore(Protocol):
@@ -63,7 +66,7 @@ class Sandbox:
         self._channel = channel
         self._store = store
         self._environment = default_environment()
-        self._default_env_items = tuple(f"{name}={value}" for name, value in self._environment.items())
+        self._default_env = _encode_environment(self._environment)
         self._uid = 0 if spec.user == "root" else AGENT
 
     @property
@@ -103,17 +106,15 @@ class Sandbox:
             SandboxLost: The sandbox died.
         """
         argv = (shell, "-c", command) if isinstance(command, str) else command
-        _check_command(argv, limit_s, max_output_bytes)
-        items = (
-            self._default_env_items if env is None else [f"{k}={v}" for k, v in (self._environment | dict(env)).items()]
-        )
+        _check_command(argv, cwd, limit_s, max_output_bytes)
+        encoded = self._default_env if env is None else _encode_environment(self._environment | dict(env))
         channel = self._channel
         request_id = channel.next_id()
         frame = encode_run(
             request_id,
             argv,
             cwd=cwd,
-            env=items,
+            env=encoded,
             stdin=stdin,
             limit_ms=max(1, int(limit_s * 1000)),
             max_output_bytes=max_output_bytes,
@@ -173,8 +174,14 @@ class Sandbox:
             RequestRefused: The guest could not do all of it.
             SandboxLost: The sandbox died.
         """
-        where = "" if snapshot is None else await self._store.place(snapshot)
-        return await self._restore(writable_trees(where))
+        if self._channel.error is not None:
+            raise SandboxLost(self.id, self._channel.error.reason)
+        try:
+            where = "" if snapshot is None else await self._store.place(snapshot)
+        except SandboxLost as exc:  # it can never again be given a snapshot
+            self._channel.lost(str(exc))
+            raise
+        return await self._restore(writable_trees(where, uid=self._uid))
 
     async def end_processes(self) -> RestoreReport:
         """End every process that runs in the sandbox and leave its files alone."""
@@ -202,15 +209,27 @@ class Sandbox:
         self._channel.close()
 
 
-def _check_command(argv: Sequence[str], limit_s: float, max_output_bytes: int) -> None:
+def _encode_environment(environment: Mapping[str, str]) -> EncodedStrings:
+    items = [f"{name}={value}" for name, value in environment.items()]
+    if any("\0" in item for item in items):
+        raise ValueError("the environment holds a NUL character, which no variable can have")
+    return encode_strings(items)
+
+
+def _check_command(argv: Sequence[str], cwd: str, limit_s: float, max_output_bytes: int) -> None:
     if not 0 < limit_s <= _MAX_LIMIT_S:
         raise ValueError(f"limit_s is {limit_s!r}; it must be more than 0 and at most {_MAX_LIMIT_S:g} seconds")
     if max_output_bytes < 1:
         raise ValueError(f"max_output_bytes is {max_output_bytes!r}; it must be at least 1")
     if not argv:
         raise ValueError("the command is empty; give a shell text or a non-empty argument list")
-    if any("\0" in item for item in argv):
-        raise ValueError("the command holds a NUL character, which no program can be given")
+    if len(argv) > _MAX_ARGUMENTS:
+        raise ValueError(f"the command has {len(argv)} arguments, over the protocol's limit of {_MAX_ARGUMENTS}")
+    for item in argv:  # not any(...): this is on the path of every step
+        if "\0" in item:
+            raise ValueError("the command holds a NUL character, which no program can be given")
+    if "\0" in cwd:
+        raise ValueError("the working directory holds a NUL character, which no path can have")
 
 
 def _result(reply: RunReply, end: Exit) -> CommandResult:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 import stat
 import tarfile
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
@@ -16,6 +19,7 @@ from codecraft_pool.errors import SnapshotError
 
 EPOCH_S: Final = 1_700_000_000
 """Modification time of entries that name none: fixed, so that equal trees have equal names."""
+_MAX_PATH_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class Snapshot:
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
+        for path, entry in self.entries.items():
+            _check_entry(path, entry)
         ordered = dict(sorted(_with_parents(self.entries).items()))
         object.__setattr__(self, "entries", ordered)
         object.__setattr__(self, "id", _digest(ordered))
@@ -61,12 +67,13 @@ class Snapshot:
 
         Raises:
             SnapshotError: It is no directory, or holds something that is no file, directory or link.
+            OSError: Some of it cannot be read.
         """
         base = Path(root)
         if not base.is_dir():
             raise SnapshotError(f"{base} is no directory; a snapshot is made from one")
         entries: dict[str, Entry] = {}
-        for folder, subfolders, files in os.walk(base, followlinks=False):
+        for folder, subfolders, files in os.walk(base, followlinks=False, onerror=_raise):
             for name in subfolders + files:
                 path = Path(folder) / name
                 entries[path.relative_to(base).as_posix()] = _entry_of(path)
@@ -92,9 +99,45 @@ class Snapshot:
         return f"<Snapshot {self.id[:12]}: {len(self.entries)} entries, {size} bytes>"
 
 
+def unpack(snapshot: Snapshot, folder: Path) -> None:
+    """Write *snapshot* under its id; atomic, so that a second writer does no harm."""
+    target = folder / snapshot.id
+    if target.exists():
+        return
+    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder))
+    partial.chmod(0o755)
+    for path, entry in snapshot.entries.items():
+        place = partial / path
+        if entry.kind == "dir":
+            place.mkdir(mode=0o700)
+        elif entry.kind == "link":
+            os.symlink(entry.data, os.fsencode(place))
+        else:
+            place.write_bytes(entry.data)
+    entries = list(snapshot.entries.items())
+    for path, entry in reversed(entries):  # children before parents, whose times they would change
+        if entry.kind != "link":
+            (partial / path).chmod(entry.mode)
+        os.utime(partial / path, (entry.mtime_s, entry.mtime_s), follow_symlinks=False)
+    os.utime(partial, (EPOCH_S, EPOCH_S))
+    with suppress(OSError):
+        partial.rename(target)
+    remove_tree(partial)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all that is in it, as far as that can be done; a snapshot may hold closed directories."""
+    for folder, _, _ in os.walk(path):  # top down: a directory is opened before it is listed
+        with suppress(OSError):  # somebody else may be removing it
+            for entry in os.scandir(folder):
+                if entry.is_dir(follow_symlinks=False):
+                    os.chmod(entry.path, 0o700)
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def _entry_of(path: Path) -> Entry:
     info = path.lstat()
-    mode, mtime_s = stat.S_IMODE(info.st_mode), int(info.st_mtime)
+    mode, mtime_s = stat.S_IMODE(info.st_mode) & 0o777, int(info.st_mtime)  # set-id bits are not for sandboxes
     if stat.S_ISLNK(info.st_mode):
         return Entry("link", os.fsencode(path.readlink()), 0o777, mtime_s)
     if stat.S_ISDIR(info.st_mode):
@@ -104,14 +147,45 @@ def _entry_of(path: Path) -> Entry:
     raise SnapshotError(f"{path} is neither file nor directory nor symbolic link; a snapshot cannot hold it")
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _check_entry(path: str, entry: Entry) -> None:
+    """See that the entry can be made on any Linux file system; what cannot would only fail in the sandbox."""
+    problem = ""
+    if entry.kind not in ("file", "dir", "link"):
+        problem = f"is of kind {entry.kind!r}, which is neither file nor dir nor link"
+    elif not 0 <= entry.mode <= 0o777:
+        problem = f"has mode {entry.mode:#o}, which is not within 0 and 0o777"
+    elif not 0 <= entry.mtime_s < 1 << 33:
+        problem = f"has modification time {entry.mtime_s}, which is not within 0 and {1 << 33} seconds"
+    elif entry.kind == "dir" and entry.data:
+        problem = "is a directory with data"
+    elif entry.kind == "link" and (not 0 < len(entry.data) < _MAX_PATH_BYTES or b"\0" in entry.data):
+        problem = f"is a link whose target is empty, holds a NUL or has {_MAX_PATH_BYTES} bytes or more"
+    if problem:
+        raise SnapshotError(f"snapshot entry {path!r} {problem}")
+
+
+def _is_plain(path: str) -> bool:
+    pure = PurePosixPath(path)
+    if str(pure) != path or pure.is_absolute() or ".." in pure.parts or path == "." or "\0" in path:
+        return False
+    try:
+        names = [os.fsencode(name) for name in pure.parts]
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return sum(map(len, names)) + len(names) < _MAX_PATH_BYTES - 256 and all(len(name) < 256 for name in names)
+
+
 def _with_parents(entries: Mapping[str, Entry]) -> dict[str, Entry]:
     """Check every path, and add the directories that are only implied."""
     complete = dict(entries)
     for path in entries:
-        pure = PurePosixPath(path)
-        if str(pure) != path or pure.is_absolute() or ".." in pure.parts or path == "." or "\0" in path:
-            raise SnapshotError(f"snapshot path {path!r} is not a plain path relative to the tree's root")
-        for parent in list(pure.parents)[:-1]:
+        if not _is_plain(path):
+            raise SnapshotError(f"snapshot path {path[:300]!r} is not a plain path relative to the tree's root")
+        for parent in list(PurePosixPath(path).parents)[:-1]:
             if complete.setdefault(str(parent), Entry("dir", mode=0o755)).kind != "dir":
                 raise SnapshotError(f"snapshot path {path!r} runs through {str(parent)!r}, which is no directory")
     return complete

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from codecraft_pool.protocol import TreeRestore
+from codecraft_pool.protocol import AGENT, TreeRestore
 
 WORKSPACE = "/workspace"
 HOME = "/home/agent"
@@ -13,6 +13,7 @@ STORE = "/.codecraft"
 """Where the guest and the snapshots are, inside of a sandbox; closed to the agent."""
 
 DEFAULT_IMAGE = "codecraft/base"
+HOSTS = b"127.0.0.1 localhost sandbox\n::1 localhost\n"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MIB = 1 << 20
 _SHARED_TMP = 0o1777
@@ -75,11 +76,14 @@ class RestoreReport:
     wall_s: float
 
 
-def writable_trees(snapshot: str = "") -> tuple[TreeRestore, ...]:
-    """Return the trees of every sandbox that a command can write to, with the workspace coming from *snapshot*."""
+def writable_trees(snapshot: str = "", *, uid: int = AGENT) -> tuple[TreeRestore, ...]:
+    """Return the trees of every sandbox that a command can write to: the workspace from *snapshot*, all else empty.
+
+    Workspace and home belong to *uid*, the user that commands run as: also root has no capability to pass over that.
+    """
     return (
-        TreeRestore(WORKSPACE, snapshot),
-        TreeRestore(HOME),
+        TreeRestore(WORKSPACE, snapshot, uid, uid),
+        TreeRestore(HOME, uid=uid, gid=uid),
         TreeRestore("/tmp", uid=0, gid=0, mode=_SHARED_TMP),
         TreeRestore("/var/tmp", uid=0, gid=0, mode=_SHARED_TMP),
         TreeRestore("/dev/shm", uid=0, gid=0, mode=_SHARED_TMP),

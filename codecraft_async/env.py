@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import gymnasium
-from gymnasium.error import ResetNeeded
+from gymnasium.error import AlreadyPendingCallError, ResetNeeded
 
-from codecraft_async._episode import Episode, Outcome
+from codecraft_async._episode import MAX_ACTION_CHARS, Episode, Outcome
 from codecraft_async._loop import LoopThread
 from codecraft_async.runtime import Runtime, sandbox_spec
 from codecraft_async.spaces import Unicode
@@ -20,7 +21,6 @@ from codecraft_pool import Launcher, Lease, RequestRefused, SandboxLost
 T = TypeVar("T")
 Info = dict[str, Any]
 SUBMIT = "submit"
-MAX_ACTION_CHARS = 100_000
 MAX_OBSERVATION_CHARS = 16_384
 _RESET_ATTEMPTS = 3
 _CLOSE_LIMIT_S = 30.0
@@ -89,6 +89,7 @@ class CodeEnv(gymnasium.Env[str, str]):
         self._episode: Episode | None = None
         self._bound: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        self._calling = ""
         self._shown = ""
 
     # --- the asynchronous face ---
@@ -102,13 +103,15 @@ class CodeEnv(gymnasium.Env[str, str]):
             UnknownTask: The curriculum has no such task.
             LaunchError: No sandbox can be started.
             EpisodeError: The task's own set-up failed.
+            AlreadyPendingCallError: Another call is in progress.
         """
         self._bind()
-        super().reset(seed=seed)
-        task = self._choose(options or {})
-        self._episode = None
-        episode, outcome = await self._begin_somewhere(task)
-        self._episode = episode
+        with self._taking_turns("reset"):
+            super().reset(seed=seed)
+            task = self._choose(options or {})
+            self._episode = None
+            episode, outcome = await self._begin_somewhere(task)
+            self._episode = episode
         self._show(outcome.observation)
         return outcome.observation, outcome.info
 
@@ -124,7 +127,7 @@ class CodeEnv(gymnasium.Env[str, str]):
     async def _begin(self, task: Task) -> tuple[Episode, Outcome]:
         pool = await self.runtime.pool()
         spec = sandbox_spec(task)
-        if self._lease is not None and (self._lease.sandbox.spec != spec or self._lease.sandbox.lost is not None):
+        if self._lease is not None and not self._lease.sandbox.fits(spec):
             self._drop_sandbox()
         if self._lease is None:
             self._lease = await pool.acquire(spec)
@@ -144,16 +147,18 @@ class CodeEnv(gymnasium.Env[str, str]):
         Raises:
             TypeError: The action is no text.
             ResetNeeded: There is no episode.
+            AlreadyPendingCallError: Another call is in progress.
         """
         if not isinstance(action, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' code is not all typed
             raise TypeError(
                 f"an action is text, a shell command or {SUBMIT!r}; this one is of type {type(action).__name__}"
             )
         self._bind()
-        episode = self._episode
-        if episode is None:
-            raise ResetNeeded("there is no episode: call reset() before step(), and after an episode has ended")
-        outcome = await (episode.submit() if action.strip() == SUBMIT else episode.act(action))
+        with self._taking_turns("step"):
+            episode = self._episode
+            if episode is None:
+                raise ResetNeeded("there is no episode: call reset() before step(), and after an episode has ended")
+            outcome = await (episode.submit() if action.strip() == SUBMIT else episode.act(action))
         if outcome.terminated or outcome.truncated:
             self._episode = None
             if not outcome.info["valid"]:
@@ -164,6 +169,9 @@ class CodeEnv(gymnasium.Env[str, str]):
     async def aclose(self) -> None:
         """Give the sandbox back, and end it if it is the environment's own. Idempotent."""
         if self._closed:
+            return
+        if self._bound is not None and self._bound.is_closed():
+            self._abandon()
             return
         self._bind()
         self._closed = True
@@ -183,15 +191,17 @@ class CodeEnv(gymnasium.Env[str, str]):
         return self._wait(self.astep(action))
 
     def close(self) -> None:
-        """As `aclose`."""
+        """As `aclose`; after an asynchronous use whose event loop has ended, it lets go of the sandbox."""
         loop, self._loop = self._loop, None
         if loop is not None:
             try:
                 loop.run(self.aclose(), timeout_s=_CLOSE_LIMIT_S)
             finally:
                 loop.close()
-        elif not self._closed and self._bound is not None and not self._bound.is_closed():
-            raise RuntimeError("the environment was used on an event loop that still runs: await aclose() there")
+        elif not self._closed:
+            if self._bound is not None and not self._bound.is_closed():
+                raise RuntimeError("the environment was used on an event loop that still runs: await aclose() there")
+            self._abandon()
 
     def render(self) -> str | None:
         """Return the last command and what it printed ("ansi"); otherwise None."""
@@ -217,11 +227,41 @@ class CodeEnv(gymnasium.Env[str, str]):
         elif self._bound is not running:
             raise RuntimeError(_OTHER_LOOP)
 
+    @contextmanager
+    def _taking_turns(self, name: str) -> Generator[None, None, None]:
+        """Refuse a second call at once: a command must not run beside the grading of the same sandbox."""
+        if self._calling:
+            raise AlreadyPendingCallError(
+                f"`{name}` while a call of `{self._calling}` is in progress: one call at a time, or more environments",
+                self._calling,
+            )
+        self._calling = name
+        try:
+            yield
+        finally:
+            self._calling = ""
+
     def _choose(self, options: dict[str, Any]) -> Task:
         unknown = set(options) - {"task"}
         if unknown:
             raise ValueError(f"unknown reset option {sorted(unknown)[0]!r}; the one that is known is 'task'")
-        return self.curriculum[options["task"]] if options.get("task") else self._sampler.next(self.np_random)
+        task = options.get("task")
+        if task is None:
+            return self._sampler.next(self.np_random)
+        if not isinstance(task, str):
+            raise TypeError(
+                f"the reset option 'task' is {task!r}; it must be one task's id (a sampler gives different tasks to "
+                "different environments)"
+            )
+        return self.curriculum[task]
+
+    def _abandon(self) -> None:
+        """Close where nothing was used yet, or where nothing can be awaited any more."""
+        self._closed = True
+        self._episode = None
+        self._lease = None
+        if self._owns_runtime:
+            self.runtime.abandon()
 
     def _drop_sandbox(self) -> None:
         lease, self._lease = self._lease, None
@@ -236,7 +276,7 @@ class CodeEnv(gymnasium.Env[str, str]):
 
 def choose_tasks(curriculum: str | Curriculum, task: str | None) -> Curriculum:
     """Return the curriculum that is meant, reduced to *task* if that is given."""
-    whole = load_curriculum(curriculum) if isinstance(curriculum, str) else curriculum
+    whole = curriculum if isinstance(curriculum, Curriculum) else load_curriculum(curriculum)
     return whole if task is None else Curriculum([whole[task]], name=whole.name)
 
 

@@ -257,7 +257,8 @@ def _config(image: str, labels: dict[str, str], spec: SandboxSpec) -> dict[str, 
     return {
         "Image": image,
         "Entrypoint": [f"{STORE}/guest"],
-        "Cmd": ["--agent", f"{_AGENT_ID}:{_AGENT_ID}"],
+        # Docker's own filter lets a command undo what keeps its orphans below it, and set limits of the guest.
+        "Cmd": ["--agent", f"{_AGENT_ID}:{_AGENT_ID}", "--seccomp"],
         "User": "0:0",
         "WorkingDir": "/",
         "Hostname": "sandbox",

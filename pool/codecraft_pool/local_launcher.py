@@ -174,12 +174,10 @@ class LocalLauncher:
         """Return bubblewrap's command line, up to the files that `_Process.spawn` adds."""
         words = [self._bwrap, "--die-with-parent", "--as-pid-1", "--new-session", "--clearenv", "--hostname", "sandbox"]
         words += ["--unshare-pid", "--unshare-ipc", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
-        if self._is_root:
-            words += ["--cap-drop", "ALL"]
-            for capability in _CAPABILITIES:
-                words += ["--cap-add", f"CAP_{capability}"]
-        else:
-            words += ["--unshare-user", "--uid", "0", "--gid", "0"]
+        # Without root they count within the user namespace only, for the files of its one user.
+        words += ["--cap-drop", "ALL"] if self._is_root else ["--unshare-user", "--uid", "0", "--gid", "0"]
+        for capability in _CAPABILITIES:
+            words += ["--cap-add", f"CAP_{capability}"]
         words += _mounts(self._directory() / "snapshots", self._guest, spec)
         if not self._is_root:
             words += _guards()

@@ -275,12 +275,13 @@ class SandboxPool:
     def _lost(self, slot: Slot[Sandbox]) -> None:
         """A sandbox is gone. An idle one is replaced now; a lent one when its borrower gives it back."""
         if slot.phase is Phase.IDLE and not self._closed:
-            self._plan.retire(slot)
-            self._done["replaced"] += 1
-            self._act()
+            self._replace(slot)
 
     def _take_back(self, slot: Slot[Sandbox]) -> None:
         if slot.phase is not Phase.LEASED:  # the pool was closed in the meantime
+            return
+        if not slot.spec.reusable:
+            self._replace(slot)
             return
         slot.move(Phase.RESTORING)
         self._spawn(self._clean(slot))
@@ -292,10 +293,16 @@ class SandboxPool:
         try:
             await box.restore()
         except OSError:  # lost, or it could not be brought back: what cannot be proved clean is replaced
-            box.close()
-            self._plan.retire(slot)
-            self._done["replaced"] += 1
-        else:
-            slot.move(Phase.IDLE)
-            self._done["restored"] += 1
+            self._replace(slot)
+            return
+        slot.move(Phase.IDLE)
+        self._done["restored"] += 1
+        self._act()
+
+    def _replace(self, slot: Slot[Sandbox]) -> None:
+        """End a sandbox; another one is started where the target or somebody who waits asks for it."""
+        self._plan.retire(slot)
+        self._done["replaced"] += 1
+        if slot.box is not None:
+            slot.box.close()
         self._act()

@@ -74,6 +74,10 @@ class Sandbox:
         """Why the sandbox is gone, or None while it lives."""
         return self._channel.error
 
+    def fits(self, spec: SandboxSpec) -> bool:
+        """Say whether this sandbox, restored, is as good as a new one of *spec*."""
+        return self.lost is None and self.spec == spec and spec.reusable
+
     def watch(self, on_lost: Callable[[], None]) -> None:
         """Have *on_lost* called once, when the sandbox is gone (also when it was closed)."""
         self._channel.on_lost = on_lost
@@ -165,10 +169,9 @@ class Sandbox:
                 return bytes(data)
 
     async def restore(self, snapshot: Snapshot | None = None) -> RestoreReport:
-        """End every process and bring every writable tree back: the workspace to *snapshot* (empty if None), others
-        empty.
+        """End every process and bring every writable tree back.
 
-        After an error the sandbox is in an unknown state and must be closed.
+        The workspace becomes what *snapshot* is (empty if None), the other trees become empty. After an error the sandbox is in an unknown state and must be closed.
 
         Raises:
             RequestRefused: The guest could not do all of it.

@@ -35,6 +35,11 @@ class SandboxSpec:
     tree_bytes: int = 256 * _MIB
     tree_files: int = 65_536
 
+    @property
+    def reusable(self) -> bool:
+        """Whether a restore makes such a sandbox as good as new. Not where commands share the guest's user, root."""
+        return self.user == "agent"
+
     def __post_init__(self) -> None:
         for name in ("memory_bytes", "cpus", "max_processes", "tree_bytes", "tree_files"):
             value: float = getattr(self, name)

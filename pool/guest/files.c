@@ -175,8 +175,11 @@ int files_write(struct guest *guest, uint32_t id, struct reader *reader)
 	request.owner = owner_of(guest, uid, gid);
 	failed = check_write(guest, reader, &request, &why);
 	if (!failed) {
-		act_as(guest, request.owner);
-		failed = do_write(guest, &request, &why);
+		if (act_as(guest, request.owner))
+			failed = fail(&why, EPERM, "cannot write as %u:%u: this sandbox has no such user", request.owner.uid,
+			              request.owner.gid);
+		else
+			failed = do_write(guest, &request, &why);
 		act_as_self(guest);
 	}
 	if (failed)

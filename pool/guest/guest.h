@@ -105,6 +105,7 @@ struct run {
 	uint64_t dying_since_ns;
 	int fruitful_looks;   /* looks that found somebody new to kill */
 	bool attached;        /* old enough for its pipes to be watched */
+	uint64_t rest_until_ns; /* until then its output may gather in its pipes */
 	uint64_t output_left; /* bytes that may still be sent */
 	int output[2];        /* read ends of stdout and stderr, -1 = closed */
 	int input;            /* write end of stdin, -1 = closed */
@@ -239,7 +240,7 @@ int files_write(struct guest *guest, uint32_t id, struct reader *reader);
 int files_read(struct guest *guest, uint32_t id, struct reader *reader);
 
 /* identity.c */
-void act_as(const struct guest *guest, struct owner owner);
+int act_as(const struct guest *guest, struct owner owner);
 void act_as_self(const struct guest *guest);
 int must_have_powers(void);
 int drop_inheritable(void);

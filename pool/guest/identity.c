@@ -82,14 +82,16 @@ static void set_effective(bool all)
 
 /* File access as *owner*: root stays root, anybody else is without the guest's powers over files.
  * With one user for guest and agent only the capabilities make the difference. */
-void act_as(const struct guest *guest, struct owner owner)
+int act_as(const struct guest *guest, struct owner owner)
 {
 	if (guest->options.self) {
 		set_effective(false);
-		return;
+		return 0;
 	}
 	setfsgid(owner.gid);
 	setfsuid(owner.uid);
+	/* They do not say whether they did: a user that the sandbox's namespace does not have would leave the guest's own. */
+	return (uid_t)setfsuid((uid_t)-1) != owner.uid || (gid_t)setfsgid((gid_t)-1) != owner.gid;
 }
 
 void act_as_self(const struct guest *guest)

@@ -3,7 +3,8 @@
  * A command is a child subreaper: what its descendants leave behind stays below it while it lives. So it is stopped,
  * everything that /proc shows below it is killed, over and over until a look finds nobody left, and only then it
  * dies itself. The loop goes on between two looks, and one look serves all commands that have to go. A process with
- * SIGKILL pending forks no more, so looks that find somebody new are few, unless a command forks faster than that. */
+ * SIGKILL pending forks no more, so looks that find somebody new are few, unless a command forks faster than that.
+ * Looks end when the command is reaped, not before: whoever traces it keeps its death from the guest, and dies too. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -20,13 +21,15 @@
 #define DYING_LIMIT_NS (5 * NS_PER_S) /* for the killed to be gone; then the kernel holds them, and the EXIT is sent */
 #define PAUSE_MIN_NS (NS_PER_MS / 5)
 #define PAUSE_MAX_NS (10 * NS_PER_MS)
+#define PAUSE_LATE_NS (200 * NS_PER_MS) /* where only commands are left that the kernel holds */
 #define NOBODY (-1)
 
 struct process {
 	pid_t pid, parent;
 	char state;
-	int leads; /* the run that it is the command of, if that has to go */
-	int below; /* the run that it has to go with */
+	bool ended; /* a zombie, and not only its first thread */
+	int leads;  /* the run that it is the command of, if that has to go */
+	int below;  /* the run that it has to go with */
 };
 
 struct table {
@@ -57,13 +60,14 @@ static struct process *find(const struct table *table, pid_t pid)
 	return bsearch(&key, table->processes, table->count, sizeof key, compare_pids);
 }
 
-/* "PID (any bytes) STATE PPID ...": the name may hold parentheses, so it ends at the last one. */
+/* "PID (any bytes) STATE PPID ...": the name may hold parentheses, so it ends at the last one. 15 fields on there is
+ * the number of threads: a process whose first thread has left shows as a zombie, whatever the others do. */
 static int read_process(int proc, const char *name, struct process *process)
 {
 	char path[32], text[512], *end;
 	cleanup_fd int fd = -1;
 	ssize_t size;
-	int parent;
+	int parent, threads;
 
 	snprintf(path, sizeof path, "%.15s/stat", name);
 	fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
@@ -74,8 +78,10 @@ static int read_process(int proc, const char *name, struct process *process)
 		return 1;
 	text[size] = '\0';
 	end = strrchr(text, ')');
-	if (end == NULL || sscanf(end + 1, " %c %d", &process->state, &parent) != 2)
+	if (end == NULL || sscanf(end + 1, " %c %d %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %d",
+	                          &process->state, &parent, &threads) != 3)
 		return 1;
+	process->ended = (process->state == 'Z' && threads <= 1) || process->state == 'X';
 	process->pid = (pid_t)strtol(name, NULL, 10);
 	process->parent = (pid_t)parent;
 	process->leads = process->below = NOBODY;
@@ -171,14 +177,49 @@ static bool was_killed(const struct table *earlier, pid_t pid)
 	return process != NULL && process->below != NOBODY;
 }
 
-static void kill_marked(const struct table *table, const struct table *earlier, struct look *look)
+/* Not stopped yet, or woken. Where only the first thread has left the others cannot be seen: they get the time from
+ * one look to the next. */
+static bool may_fork(const struct process *leader, const struct table *earlier)
+{
+	const struct process *before = find(earlier, leader->pid);
+
+	if (leader->state == 'Z' && !leader->ended)
+		return before == NULL || before->leads == NOBODY;
+	return strchr("RSD", leader->state) != NULL;
+}
+
+/* Until its tracer is gone, a process may be held on its way out, and its parent is not told of its end. */
+static void kill_tracer(int proc, pid_t pid)
+{
+	static const char field[] = "\nTracerPid:\t";
+	char path[32], text[1024], *found;
+	cleanup_fd int fd = -1;
+	ssize_t size;
+	long tracer;
+
+	snprintf(path, sizeof path, "%d/status", (int)pid);
+	fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
+	size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+	if (size <= 0)
+		return;
+	text[size] = '\0';
+	found = strstr(text, field);
+	tracer = found == NULL ? 0 : strtol(found + sizeof field - 1, NULL, 10);
+	if (tracer > 1)
+		kill((pid_t)tracer, SIGKILL);
+}
+
+static void kill_marked(int proc, const struct table *table, const struct table *earlier, struct look *look)
 {
 	for (size_t i = 0; i < table->count; i++) {
 		const struct process *process = &table->processes[i];
+		bool leads = process->leads != NOBODY;
 
-		if (process->leads != NOBODY && strchr("RSD", process->state) != NULL)
-			look->alive[process->leads]++; /* not stopped yet, or woken */
-		if (process->below == NOBODY || process->state == 'Z' || process->state == 'X')
+		if (leads && may_fork(process, earlier))
+			look->alive[process->leads]++;
+		if ((leads && process->state == 'Z') || ((leads || process->below != NOBODY) && process->state == 't'))
+			kill_tracer(proc, process->pid);
+		if (process->below == NOBODY || process->ended)
 			continue;
 		kill(process->pid, SIGKILL);
 		look->alive[process->below]++;
@@ -187,10 +228,10 @@ static void kill_marked(const struct table *table, const struct table *earlier, 
 	}
 }
 
-static void finish(struct run *run)
+/* The EXIT follows when it is reaped. */
+static void finish(const struct run *run)
 {
-	run->dying = false;
-	kill(run->pid, SIGKILL); /* the EXIT follows when it is reaped */
+	kill(run->pid, SIGKILL);
 }
 
 /* 1 if what is below the run is made as fast as it is found. */
@@ -219,7 +260,7 @@ void kill_look(struct guest *guest)
 	static int turn;
 	struct table *table = &tables[turn], *earlier = &tables[!turn];
 	struct look look = {.lost = 0};
-	bool waits = false;
+	bool waits = false, hurry = false;
 	uint64_t now;
 
 	guest->next_look_ns = NEVER;
@@ -230,7 +271,7 @@ void kill_look(struct guest *guest)
 	}
 	mark_leaders(guest, table);
 	look.lost = mark(table);
-	kill_marked(table, earlier, &look);
+	kill_marked(guest->proc, table, earlier, &look);
 	turn = !turn;
 	now = now_ns();
 	for (int i = 0; i < RUNS_MAX; i++) {
@@ -241,10 +282,11 @@ void kill_look(struct guest *guest)
 			return;
 		}
 		waits |= is_dying(run);
+		hurry |= is_dying(run) && now <= run->dying_since_ns + DYING_LIMIT_NS;
 	}
 	guest->look_pause_ns = guest->look_pause_ns * 2 < PAUSE_MAX_NS ? guest->look_pause_ns * 2 : PAUSE_MAX_NS;
 	if (waits)
-		guest->next_look_ns = now + guest->look_pause_ns;
+		guest->next_look_ns = now + (hurry ? guest->look_pause_ns : PAUSE_LATE_NS);
 }
 
 /* Stops the command at once; the loop does the rest. */

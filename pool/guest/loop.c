@@ -60,6 +60,10 @@ static void watch_run(struct guest *guest, struct watch *watch, int index, bool 
 	}
 	if (!run->attached)
 		run_attach(guest, run);
+	if (now < run->rest_until_ns) {
+		wake_at(watch, run->rest_until_ns);
+		return;
+	}
 	for (int stream = 0; room && stream < 2; stream++)
 		if (run->output[stream] >= 0)
 			watch_fd(watch, run->output[stream], POLLIN, index, stream);

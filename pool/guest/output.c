@@ -11,6 +11,9 @@
 #define OWED_UNKNOWN SIZE_MAX
 #define ORPHAN_REST_NS (2 * NS_PER_MS) /* after each pipeful: processes that print without end get this share, all together */
 
+#define TRICKLE ((size_t)4 << 10) /* a drop costs the host as much as a bucket: after one, more gather first */
+#define TRICKLE_REST_NS NS_PER_MS
+
 static unsigned char rubbish[CHUNK];
 
 static size_t smaller(size_t a, uint64_t b)
@@ -57,6 +60,8 @@ void output_pump(struct guest *guest, struct run *run, int stream)
 		close_fd(&run->output[stream]);
 	} else if (run->reason == OUTPUT_CAP) {
 		kill_run(guest, run, OUTPUT_CAP);
+	} else if (size > 0 && (size_t)size < TRICKLE) {
+		run->rest_until_ns = now_ns() + TRICKLE_REST_NS;
 	}
 }
 

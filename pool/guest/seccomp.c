@@ -47,10 +47,13 @@ struct call {
 #endif
 
 #define NEW_USER_NAMESPACE 0x10000000u
+#define PARENTS_CHILD 0x8000u /* CLONE_PARENT */
 #define PUT_INTO_TERMINAL 0x5412u /* TIOCSTI */
 #define TERMINAL_CONSOLE 0x541Cu  /* TIOCLINUX */
 #define CHILD_SUBREAPER 36u       /* PR_SET_CHILD_SUBREAPER */
 #define GUEST_PID 1u
+#define PRIORITY_OF_USER 2u    /* PRIO_USER */
+#define IO_PRIORITY_OF_USER 3u /* IOPRIO_WHO_USER */
 
 #define PROGRAM_MAX 256
 
@@ -144,11 +147,14 @@ static void write_filter(struct writer *writer, bool refuse_message_queues)
 	if (refuse_message_queues)
 		refuse(writer, SYS_mq_open, ENOSYS); /* they could not be found again to be removed */
 	refuse_if(writer, SYS_unshare, 0, JUMP_IF_ANY, NEW_USER_NAMESPACE);
-	refuse_if(writer, SYS_clone, 0, JUMP_IF_ANY, NEW_USER_NAMESPACE);
+	/* A sibling of the command would not be below it. */
+	refuse_if(writer, SYS_clone, 0, JUMP_IF_ANY, NEW_USER_NAMESPACE | PARENTS_CHILD);
 	refuse_if(writer, SYS_ioctl, 1, JUMP_IF_EQUAL, PUT_INTO_TERMINAL);
 	refuse_if(writer, SYS_ioctl, 1, JUMP_IF_EQUAL, TERMINAL_CONSOLE);
 	for (size_t i = 0; i < sizeof on_processes / sizeof on_processes[0]; i++)
 		refuse_if(writer, on_processes[i].number, on_processes[i].place, JUMP_IF_EQUAL, GUEST_PID);
+	refuse_if(writer, SYS_setpriority, 0, JUMP_IF_EQUAL, PRIORITY_OF_USER);
+	refuse_if(writer, SYS_ioprio_set, 0, JUMP_IF_EQUAL, IO_PRIORITY_OF_USER);
 	refuse_leaving_subreaper(writer);
 	emit(writer, RETURN, ALLOW, 0, 0);
 }

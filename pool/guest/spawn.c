@@ -22,7 +22,8 @@
 #define STATUS_NOT_EXECUTABLE 126
 #define STACK_BYTES ((size_t)64 << 10)
 #define NUDGE_NS (20 * NS_PER_MS)
-#define NUDGES 500 /* 10 s: an executable on a cold disk takes its time, one that an agent stops gets its end */
+#define NUDGES 500   /* 10 s: an executable on a cold disk takes its time */
+#define STOPS_MAX 10 /* so often found stopped, whatever is done about it: somebody fights for it */
 
 struct launch {
 	const struct guest *guest;
@@ -116,6 +117,8 @@ static int become(const struct guest *guest, struct owner owner)
 	if (!guest->options.self && (syscall(SYS_setresgid, owner.gid, owner.gid, owner.gid) < 0 ||
 	                             syscall(SYS_setresuid, owner.uid, owner.uid, owner.uid) < 0))
 		return 1;
+	/* The memory is the guest's: not for its new user to trace, whatever the machine lets such processes do. */
+	syscall(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
 	return drop_all_capabilities() < 0;
 }
 
@@ -169,16 +172,49 @@ static pid_t start_child(struct launch *launch)
 
 #else
 
+/* libc's way would write errno, which the child borrows with the rest: its own errors would become this one. */
+static long futex_wait(const volatile int *word, int expected, const struct timespec *limit)
+{
+#if defined(__x86_64__)
+	register const struct timespec *r10 __asm__("r10") = limit;
+	long result = SYS_futex;
+
+	__asm__ volatile("syscall"
+	                 : "+a"(result)
+	                 : "D"(word), "S"((long)FUTEX_WAIT), "d"((long)expected), "r"(r10)
+	                 : "rcx", "r11", "memory");
+	return result;
+#elif defined(__aarch64__)
+	register long x0 __asm__("x0") = (long)(uintptr_t)word;
+	register long x1 __asm__("x1") = FUTEX_WAIT;
+	register long x2 __asm__("x2") = expected;
+	register const struct timespec *x3 __asm__("x3") = limit;
+	register long x8 __asm__("x8") = SYS_futex;
+
+	__asm__ volatile("svc #0" : "+r"(x0) : "r"(x1), "r"(x2), "r"(x3), "r"(x8) : "memory", "cc");
+	return x0;
+#endif
+}
+
+static bool is_stopped(pid_t pid)
+{
+	siginfo_t info = {.si_pid = 0};
+
+	return waitid(P_PID, (id_t)pid, &info, WSTOPPED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid;
+}
+
 /* vfork would wait for good if an agent's process stopped the child, whose user it has, before it executes:
  * a wait on the word that the kernel zeroes at the same moment can do something about it. */
 static void wait_for_memory(const struct launch *launch, pid_t pid)
 {
 	const struct timespec nudge = {.tv_sec = 0, .tv_nsec = (long)NUDGE_NS};
+	int nudges = 0, stops = 0;
 
-	for (int i = 0; launch->borrowed != 0; i++) {
-		if (syscall(SYS_futex, &launch->borrowed, FUTEX_WAIT, 1, &nudge, NULL, 0) == 0 || errno != ETIMEDOUT)
+	while (launch->borrowed != 0) {
+		if (futex_wait(&launch->borrowed, 1, &nudge) != -ETIMEDOUT)
 			continue;
-		kill(pid, i < NUDGES ? SIGCONT : SIGKILL);
+		stops += is_stopped(pid);
+		kill(pid, nudges++ < NUDGES && stops < STOPS_MAX ? SIGCONT : SIGKILL);
 	}
 }
 

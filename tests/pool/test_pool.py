@@ -215,6 +215,17 @@ async def test_a_sandbox_that_cannot_be_restored_is_replaced(
     assert 1 == pool.stats().replaced
 
 
+async def test_a_sandbox_whose_user_is_root_is_replaced_not_reused(launcher: FakeLauncher, pool: SandboxPool) -> None:
+    """Root shares its user with the guest, so no restore makes its sandbox as good as new."""
+    spec = SandboxSpec(user="root")
+    async with pool.lease(spec) as first:
+        pass
+    assert first.lost is not None
+    async with pool.lease(spec) as second:
+        assert second is not first
+    assert (2, 0, 2) == (pool.stats().started, pool.stats().restored, pool.stats().replaced)
+
+
 async def test_a_failed_start_is_told_to_the_one_who_asked(launcher: FakeLauncher, pool: SandboxPool) -> None:
     """One failure costs one asker; the next one is served."""
     launcher.fail_starts = 1

@@ -41,6 +41,8 @@ _CAPABILITIES: Final = ("SETUID", "SETGID", "CHOWN", "DAC_OVERRIDE", "FOWNER", "
 # apart.
 _FIRST_UID: Final = 0x6000_0000
 _UIDS_PER_PROCESS: Final = 4096
+# Without root: what the one user is called inside. Not 0, to which /proc gives files of the guest.
+_ALONE_UID: Final = 1000
 _NUMBERS: Final = count()  # for all launchers of this process, whose sandboxes must not share a uid
 _HOST_FILES: Final = (
     "/etc/alternatives",
@@ -126,7 +128,7 @@ class LocalLauncher:
         uid = _FIRST_UID + (self._owner.pid & 0xFFFF) * _UIDS_PER_PROCESS + number % _UIDS_PER_PROCESS
         process = _Process(sandbox_id, self._running)
         try:
-            process.spawn(self._command(spec, uid), _etc_files(uid if self._is_root else 0))
+            process.spawn(self._command(spec, uid), _etc_files(uid if self._is_root else _ALONE_UID))
             channel = await process.connect()
             await channel.hello(limit_s=_HELLO_LIMIT_S)
             sandbox = Sandbox(sandbox_id, spec, channel, self)
@@ -175,7 +177,8 @@ class LocalLauncher:
         words = [self._bwrap, "--die-with-parent", "--as-pid-1", "--new-session", "--clearenv", "--hostname", "sandbox"]
         words += ["--unshare-pid", "--unshare-ipc", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
         # Without root they count within the user namespace only, for the files of its one user.
-        words += ["--cap-drop", "ALL"] if self._is_root else ["--unshare-user", "--uid", "0", "--gid", "0"]
+        alone = ["--unshare-user", "--uid", f"{_ALONE_UID}", "--gid", f"{_ALONE_UID}"]
+        words += ["--cap-drop", "ALL"] if self._is_root else alone
         for capability in _CAPABILITIES:
             words += ["--cap-add", f"CAP_{capability}"]
         words += _mounts(self._directory() / "snapshots", self._guest, spec)
@@ -222,11 +225,12 @@ def _guards() -> list[str]:
 
 def _etc_files(uid: int) -> dict[str, bytes]:
     """Return the files of /etc that must not be the host's."""
-    users = [f"agent:x:{uid}:{uid}:agent:{HOME}:/bin/sh", "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin"]
-    groups = [f"agent:x:{uid}:", "nogroup:x:65534:"]
-    if uid:
-        users.insert(0, "root:x:0:0:root:/root:/bin/sh")
-        groups.insert(0, "root:x:0:")
+    users = (
+        "root:x:0:0:root:/root:/bin/sh",
+        f"agent:x:{uid}:{uid}:agent:{HOME}:/bin/sh",
+        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin",
+    )
+    groups = ("root:x:0:", f"agent:x:{uid}:", "nogroup:x:65534:")
     return {
         "/etc/passwd": "".join(f"{line}\n" for line in users).encode(),
         "/etc/group": "".join(f"{line}\n" for line in groups).encode(),

@@ -171,7 +171,8 @@ class Sandbox:
     async def restore(self, snapshot: Snapshot | None = None) -> RestoreReport:
         """End every process and bring every writable tree back.
 
-        The workspace becomes what *snapshot* is (empty if None), the other trees become empty. After an error the sandbox is in an unknown state and must be closed.
+        The workspace becomes what *snapshot* is (empty if None), the other trees become empty. After an error the
+        sandbox is in an unknown state and must be closed.
 
         Raises:
             RequestRefused: The guest could not do all of it.

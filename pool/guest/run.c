@@ -149,6 +149,12 @@ static int open_input(struct guest *guest, struct run *run, const struct bytes *
 	return 0;
 }
 
+/* A pipe belongs to who made it, and only its owner may open it again, as /dev/stderr. */
+static int give_pipe(const struct guest *guest, const struct owner *owner, int fd)
+{
+	return !guest->options.self && fd > 0 && fchown(fd, owner->uid, owner->gid) < 0;
+}
+
 /* stdio[0] stays 0, the guest's /dev/null, without input. */
 static int open_stdio(struct guest *guest, struct run *run, const struct run_request *request, int stdio[3])
 {
@@ -159,10 +165,10 @@ static int open_stdio(struct guest *guest, struct run *run, const struct run_req
 
 		run->output[stream] = fds[0];
 		stdio[1 + stream] = fds[1];
-		if (failed)
+		if (failed || give_pipe(guest, &request->owner, fds[1]))
 			return 1;
 	}
-	return open_input(guest, run, &request->input, &stdio[0]);
+	return open_input(guest, run, &request->input, &stdio[0]) || give_pipe(guest, &request->owner, stdio[0]);
 }
 
 static int start(struct guest *guest, struct run *run, const struct run_request *request, struct failure *why)

@@ -122,6 +122,48 @@ time.sleep(60)
     assert [] == alive(guest)
 
 
+def test_a_process_without_its_first_thread_dies_too(guest: Guest) -> None:
+    """It shows as a zombie in /proc, and yet its other threads run."""
+    program = """
+import ctypes, os, threading, time
+if os.fork() == 0:
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
+time.sleep(60)
+"""
+    ran = guest.run(PYTHON, "-I", "-c", program, limit_ms=700)
+    assert (True, signal.SIGKILL, Stop.WALL_LIMIT) == killed(ran)
+    assert b"" == guest.shell("ps -eL -o pid=,args= | grep '[t]hreading'").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "end", "how"),
+    [
+        ("0", "os._exit(7)", (False, 7, Stop.WALL_LIMIT)),
+        ("0", "time.sleep(60)", (True, signal.SIGKILL, Stop.WALL_LIMIT)),
+        ("0x40", "time.sleep(60)", (True, signal.SIGKILL, Stop.WALL_LIMIT)),  # stops it on its way out
+    ],
+)
+def test_a_tracer_cannot_keep_a_commands_end(guest: Guest, options: str, end: str, how: tuple[bool, int, Stop]) -> None:
+    """A dead command that another process traces is that one's to collect; at the limit the tracer dies."""
+    program = f"""
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+libc.prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)  # lets anybody trace it, where the kernel asks
+command = os.getpid()
+ours, theirs = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    os.write(theirs, b"%d" % libc.ptrace(0x4206, command, 0, {options}))
+    time.sleep(60)
+print(os.read(ours, 9).decode(), flush=True)
+{end}
+"""
+    ran = guest.run(PYTHON, "-I", "-c", program, limit_ms=700)
+    assert (b"0\n", how) == (ran.stdout, killed(ran))
+    assert [] == alive(guest)
+
+
 @pytest.mark.parametrize("build", BUILDS)
 def test_fork_bomb_ends_at_its_limit(build: str) -> None:
     """With a limit of processes the bomb is contained, dies at its wall limit, and the guest still answers."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from codecraft_pool.protocol import Error, Output, Stop, encode_run
-from tests.pool.guest_harness import BUILDS, Guest, needs_root
+from tests.pool.guest_harness import BUILDS, PYTHON, Guest, needs_root
 
 pytestmark = needs_root
 
@@ -156,11 +156,30 @@ def test_stdout_and_stderr_are_told_apart(guest: Guest) -> None:
     assert (b"out1\nerr1\nout2\nerr2\nout3\nerr3\n", b"") == (merged.stdout, merged.stderr)
 
 
+def test_standard_streams_can_be_opened_by_name(guest: Guest) -> None:
+    """Scripts write to /dev/stderr and read /dev/stdin; the pipes are the command's own to open."""
+    reply = guest.shell("echo out > /dev/stdout; echo err > /dev/stderr; cat /dev/stdin", stdin=b"in")
+    assert (b"out\nin", b"err\n") == (reply.stdout, reply.stderr)
+
+
 def test_output_streams_while_the_command_runs(guest: Guest) -> None:
     """The host sees a line when it is printed, not at the end."""
     request_id = guest.begin(["sh", "-c", "echo ready; exec sleep 60"])
     frame = guest.next_frame(limit_s=5)
     assert Output(request_id, 1, b"ready\n") == frame
+
+
+def test_output_in_drops_comes_gathered(guest: Guest) -> None:
+    """A command that writes byte by byte, each a packet of its own, makes no flood of frames."""
+    program = """
+import fcntl, os, time
+fcntl.fcntl(1, fcntl.F_SETFL, os.O_WRONLY | os.O_DIRECT)
+end = time.monotonic() + 0.5
+while time.monotonic() < end:
+    os.write(1, b"x")
+"""
+    request_id = guest.begin([PYTHON, "-I", "-c", program])
+    assert 10 < len(guest.frames_of(request_id)) < 700
 
 
 def test_closed_and_silent_streams(guest: Guest) -> None:

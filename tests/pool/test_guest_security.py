@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -57,9 +58,9 @@ CALLS = """
 import ctypes, errno, fcntl, os, platform, resource
 libc = ctypes.CDLL(None, use_errno=True)
 names = ("keyctl add_key mount pivot_root bpf perf_event_open userfaultfd kexec_load init_module "
-         "unshare clone prlimit64 prctl").split()
-x86_64 = (250, 248, 165, 155, 321, 298, 323, 246, 175, 272, 56, 302, 157)
-aarch64 = (219, 217, 40, 41, 280, 241, 282, 104, 105, 97, 220, 261, 167)
+         "unshare clone prlimit64 prctl setpriority ioprio_set").split()
+x86_64 = (250, 248, 165, 155, 321, 298, 323, 246, 175, 272, 56, 302, 157, 141, 251)
+aarch64 = (219, 217, 40, 41, 280, 241, 282, 104, 105, 97, 220, 261, 167, 140, 30)
 numbers = dict(zip(names, x86_64 if platform.machine() == "x86_64" else aarch64))
 numbers.update(io_uring_setup=425, open_tree=428, fsopen=430, clone3=435, mount_setattr=442)
 def call(name, *args):
@@ -71,10 +72,14 @@ for name in ("keyctl", "add_key", "mount", "pivot_root", "bpf", "perf_event_open
     call(name, 0, 0, 0, 0, 0)
 call("unshare", 0x10000000)
 call("clone", 0x10000000 | 17, 0, 0, 0, 0)
+call("clone", 0x8000 | 17, 0, 0, 0, 0)
 call("prlimit64", 1, 0, 0, 0)
 call("prlimit64", 0, 0, 0, 0)
 call("prctl", 36, 0, 0, 0, 0)
 call("prctl", 36, 1, 0, 0, 0)
+call("setpriority", 2, 0, 19)
+call("setpriority", 0, 0, 1)
+call("ioprio_set", 3, 0, 3 << 13)
 for request in (0x5412, 0x541C):
     try:
         fcntl.ioctl(0, request, b"x")
@@ -181,6 +186,32 @@ while True:
 
 
 @needs_root
+def test_commands_that_are_stopped_before_they_begin_cost_little() -> None:
+    """Processes that do nothing but stop every new one hold the guest up for a fraction of a second each."""
+    program = """
+import os, signal
+print("ready", flush=True)
+next_pid = os.getpid() + 1
+while True:
+    for pid in range(next_pid, next_pid + 4):
+        try:
+            while True:
+                os.kill(pid, signal.SIGSTOP)
+                next_pid = pid
+        except OSError:
+            pass
+"""
+    with Guest() as guest:  # not with the sanitizer, which shares no memory with the child
+        guest.begin([PYTHON, "-I", "-c", program])
+        guest.next_frame()
+        for _ in range(5):
+            began = time.monotonic()
+            ran = guest.run("true", limit_ms=100)
+            assert ran.code in (0, -9), ran
+            assert time.monotonic() - began < 5
+
+
+@needs_root
 def test_the_filter_refuses_what_no_command_needs(build: str) -> None:
     """Keys, mounts, namespaces, bpf and the like are refused; tracing one's own children is not."""
     with Guest(build, args=["--seccomp"]) as guest:
@@ -188,7 +219,8 @@ def test_the_filter_refuses_what_no_command_needs(build: str) -> None:
     refused = "keyctl add_key mount pivot_root bpf perf_event_open userfaultfd kexec_load init_module".split()
     refused += ["io_uring_setup", "open_tree", "fsopen"]
     expected = [f"{name} EPERM" for name in refused] + ["clone3 ENOSYS", "mount_setattr EPERM"]
-    expected += ["unshare EPERM", "clone EPERM", "prlimit64 EPERM", "prlimit64 OK", "prctl EPERM", "prctl OK"]
+    expected += ["unshare EPERM", "clone EPERM", "clone EPERM", "prlimit64 EPERM", "prlimit64 OK"]
+    expected += ["prctl EPERM", "prctl OK", "setpriority EPERM", "setpriority OK", "ioprio_set EPERM"]
     assert [*expected, "ioctl EPERM", "ioctl EPERM", "traceme 0"] == lines
 
 

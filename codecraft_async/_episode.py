@@ -10,9 +10,10 @@ from typing import Any, Final
 import numpy as np
 
 from codecraft_async.runtime import snapshot_of
-from codecraft_curriculum import Task
+from codecraft_curriculum import Grade, Task
 from codecraft_pool import CommandResult, RequestRefused, Sandbox, SandboxLost
 
+MAX_ACTION_CHARS: Final = 100_000
 _SETUP_LIMIT_S: Final = 60.0
 _GRADE_LIMIT_S: Final = 120.0
 _NO_CODE: Final = np.int64(-1)
@@ -92,8 +93,9 @@ class Episode:
         """Run one command of the agent's."""
         self._steps += 1
         limits = self.task.limits
-        if "\0" in command:
-            return self._step_outcome("an action cannot hold a NUL character", empty_info(self.task.id, self._steps))
+        problem = _problem_of(command)
+        if problem is not None:
+            return self._step_outcome(problem, empty_info(self.task.id, self._steps))
         try:
             result = await self._sandbox.run(
                 command,
@@ -120,7 +122,7 @@ class Episode:
             return self._fault("sandbox", exc)
         try:
             async with asyncio.timeout(_GRADE_LIMIT_S):
-                grade = await self.task.grader.grade(self._sandbox)
+                grade = _checked(await self.task.grader.grade(self._sandbox))
         except SandboxLost as exc:
             return self._fault("sandbox", exc)
         except Exception as exc:  # a grader is code of users: whatever it raises is a fault, never a reward
@@ -149,6 +151,26 @@ class Episode:
         info["fault"] = f"{kind}: {type(exc).__name__}: {exc}"
         info["valid"] = False
         return Outcome("", info, truncated=True)
+
+
+def _checked(grade: object) -> Grade:
+    """Return what a grader of the user's gave if it is a `Grade`, whose score is in [0, 1]."""
+    if not isinstance(grade, Grade):
+        raise TypeError(f"a grader must return a Grade, this one returned {grade!r}")
+    return grade
+
+
+def _problem_of(command: str) -> str | None:
+    """Return why no program can be given this text, or None; it is the agent's doing, and for the agent to read."""
+    if len(command) > MAX_ACTION_CHARS:
+        return f"an action cannot be longer than {MAX_ACTION_CHARS} characters"
+    if "\0" in command:
+        return "an action cannot hold a NUL character"
+    try:
+        command.encode()
+    except UnicodeEncodeError:
+        return "an action cannot hold half of a surrogate pair"
+    return None
 
 
 def _instruction(task: Task) -> str:
@@ -183,4 +205,4 @@ def clip(text: str, limit: int) -> str:
     return text[: room // 2] + note + text[len(text) - (room - room // 2) :]
 
 
-__all__ = ["Episode", "EpisodeError", "Outcome", "clip", "empty_info"]
+__all__ = ["MAX_ACTION_CHARS", "Episode", "EpisodeError", "Outcome", "clip", "empty_info"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import math
 import os
 import threading
+import time
 import weakref
 from collections.abc import Coroutine
 from typing import Any, Generic, TypeVar
@@ -20,6 +22,8 @@ CLEAN_UP_S = 10.0
 # How long `close` waits for the thread to end, and, inside it, how long cancelled tasks may take to end.
 CLOSE_S = 10.0
 _CANCEL_S = 5.0
+# How long a waiting thread may overlook a signal that came between the interpreter's last look and the wait itself.
+_SIGNALS_S = 0.25
 
 _logger = logging.getLogger(__name__)
 
@@ -198,14 +202,14 @@ class _Core:
             _logger.debug("%s: a task raised an exit exception", self.thread.name, exc_info=True)
 
     def _shut_down(self) -> None:
-        tasks = asyncio.all_tasks(self.loop)
+        deadline = self.loop.time() + _CANCEL_S
+        # The end of one task may start another, such as one that clears up after it; those end here as well.
+        while (tasks := asyncio.all_tasks(self.loop)) and self.loop.time() < deadline:
+            for task in tasks:
+                task.cancel()
+            self._complete(asyncio.wait(tasks, timeout=max(0.0, deadline - self.loop.time())))
         for task in tasks:
-            task.cancel()
-        if tasks:
-            self._complete(asyncio.wait(tasks, timeout=_CANCEL_S))
-        for task in tasks:
-            if not task.done():
-                _logger.warning("%s: %r ignored its cancellation for %s s", self.thread.name, task, _CANCEL_S)
+            _logger.warning("%s: %r ignored its cancellation for %s s", self.thread.name, task, _CANCEL_S)
         self._complete(self.loop.shutdown_asyncgens())
         self._complete(self.loop.shutdown_default_executor())
 
@@ -235,8 +239,12 @@ class _Call(Generic[T]):
     # In the waiting thread.
 
     def wait(self, timeout_s: float | None) -> bool:
-        if not self._pending.acquire(timeout=-1 if timeout_s is None else max(timeout_s, 0.0)):
-            return False
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        left_s = math.inf if timeout_s is None else max(timeout_s, 0.0)
+        while not self._pending.acquire(timeout=min(left_s, _SIGNALS_S)):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0.0:
+                return False
         self._pending.release()
         return True
 

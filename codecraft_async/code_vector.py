@@ -80,7 +80,11 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         """
         if not self._warm:
             self._check_open()
-            await self.runtime.prewarm()
+            try:
+                await self.runtime.prewarm()
+            except Exception:
+                self._check_open()  # closed meanwhile: that is what the caller is to be told
+                raise
             self._warm = True
         return await super().areset(seed=seed, options=options)
 

@@ -56,7 +56,13 @@ class Runtime:
             raise RuntimeError(
                 "the environment's sandboxes belong to another event loop; use it from there, or make a new one"
             )
-        return await asyncio.shield(self._opening)
+        opening = self._opening
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            if not (opening.cancelled() and self._closed):
+                raise
+            raise RuntimeError("the environment was closed while its sandboxes were being started") from None
 
     async def _open(self) -> SandboxPool:
         try:
@@ -83,11 +89,23 @@ class Runtime:
         self._closed = True
         if self._opening is None:
             return
+        if self._opening.get_loop().is_closed():
+            self.abandon()
+            return
         self._opening.cancel()
         await asyncio.wait([self._opening])
         if not self._opening.cancelled():
             self._opening.exception()
         await self._stack.aclose()
+
+    def abandon(self) -> None:
+        """Let go of everything without waiting, after the event loop that it belonged to has been closed.
+
+        The sandboxes end when their connections are collected.
+        """
+        self._closed = True
+        self._opening = None
+        self._stack = AsyncExitStack()
 
 
 def _failed(task: asyncio.Task[SandboxPool]) -> bool:

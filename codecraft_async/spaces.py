@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.error import CustomSpaceError
 from gymnasium.spaces.utils import (
     flatten,
     flatten_space,  # pyright: ignore[reportUnknownVariableType]  # gymnasium leaves the results of these two
@@ -14,7 +15,7 @@ from gymnasium.spaces.utils import (
 )
 from gymnasium.vector.utils import (
     batch_differing_spaces,  # pyright: ignore[reportUnknownVariableType]  # partly untyped
-    read_from_shared_memory,
+    create_shared_memory,
 )
 from numpy.typing import NDArray
 
@@ -78,15 +79,16 @@ def _flatten_space(space: Unicode) -> spaces.Box:
     return spaces.Box(low=0, high=_PADDING, shape=(space.max_length,), dtype=np.int32)
 
 
-def _read(space: Unicode, shared_memory: Any, n: int = 1) -> tuple[str, ...]:
-    codes = np.frombuffer(shared_memory.get_obj(), dtype=np.int32).reshape((n, space.max_length))
-    return tuple(_unflatten(space, text) for text in codes)
+def _refuse(space: Unicode, n: int = 1, ctx: Any = None) -> Any:
+    """gymnasium's AsyncVectorEnv reads text out of shared memory once, when it is made, and then returns that."""
+    del n, ctx
+    raise CustomSpaceError(f"{space} cannot go through shared memory: give AsyncVectorEnv shared_memory=False")
 
 
 # The functions that gymnasium has for Text look characters up in the charset, where most of Unicode is missing.
 flatten.register(Unicode, _flatten)
 unflatten.register(Unicode, _unflatten)
 flatten_space.register(Unicode, _flatten_space)
-read_from_shared_memory.register(Unicode, _read)
+create_shared_memory.register(Unicode, _refuse)
 # This one looks a type up without regard to inheritance.
 batch_differing_spaces.register(Unicode, batch_differing_spaces.dispatch(spaces.Text))

@@ -51,7 +51,7 @@ class Curriculum(Mapping[str, Task]):
         try:
             return self._by_id[task_id]
         except KeyError:
-            raise UnknownTask(task_id, self._by_id, curriculum=self._name) from None
+            raise UnknownTask(str(task_id), self._by_id, curriculum=self._name) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._by_id)

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from codecraft_curriculum.git_repository import GitRepository
-from codecraft_curriculum.grade import Grade
+from codecraft_curriculum.grade import Grade, excerpt
 from codecraft_curriculum.graders import CommandSpec, read_or_grade
 from codecraft_curriculum.sandbox import GradingSandbox
 
@@ -24,15 +24,16 @@ trap 'rm -rf -- "$scratch"' EXIT
 git init -q --bare --template= "$scratch"
 GIT_OBJECT_DIRECTORY="$PWD/$1/.git/objects" git --git-dir="$scratch" cat-file --batch
 """
-_REAL_DIRECTORIES = 'test -d "$1" && test ! -L "$1" && test -d "$1/.git" && test ! -L "$1/.git"'
+_LINKS = 'test -d "$1/.git/objects" && test ! -e "$1/.git/objects/info/alternates" && find "$1" -type l'
+# What a link or an alternates file stands for is not in the clone, whose history then goes with the remote.
 
 
 @dataclass(frozen=True, slots=True)
 class GitCloneGrader:
     """Passes if `directory` of the workspace is a clone of the repository at `remote`, all files checked out.
 
-    Looks at: a real directory with a real ``.git``, the origin, the commit at HEAD, the content of every file, and
-    every object of the history.
+    Looks at: a directory with a ``.git`` and objects of its own, without links but those of the commit, the origin, the
+    commit at HEAD, the content of every file, and every object of the history.
     """
 
     directory: str
@@ -53,10 +54,15 @@ class GitCloneGrader:
         return Grade.success(f"{self.directory} is a clone of {self.remote}")
 
     async def _check_place(self, sandbox: GradingSandbox) -> str | None:
-        outcome = await CommandSpec(command=_REAL_DIRECTORIES).run(sandbox, arguments=(self.directory,))
+        outcome = await CommandSpec(command=_LINKS).run(sandbox, arguments=(self.directory,))
         if isinstance(outcome, Grade):
             return outcome.reason
-        return None if outcome.exit_code == 0 else "is no directory with a .git directory of its own"
+        if outcome.exit_code != 0:
+            return "is no directory with a .git directory and objects of its own"
+        entries = self.repository.files.items()
+        expected = {f"{self.directory}/{path}".encode() for path, entry in entries if entry.kind == "symlink"}
+        others = set(outcome.stdout.splitlines()) - expected
+        return f"holds a link that the commit has not: {excerpt(min(others))}" if others else None
 
     async def _check_head(self, sandbox: GradingSandbox) -> str | None:
         commit = await self._resolve_head(sandbox)

@@ -100,8 +100,8 @@ class UnitTestsGrader:
     The tests must pass with the agent's own module and with every one of `right`, and fail with every one of `wrong`.
     Each is put beside the tests under the name of the module, in a scratch directory, in an order drawn on the host.
     The exit status is the tests' *answer* to a question whose solution only the host knows, not a verdict: always
-    saying "pass" (or "fail") is wrong for some. With r right and w wrong ones, saying it at random succeeds with a
-    probability of at most (r/n)^r (w/n)^w, n = r + w, so give several of each.
+    saying "pass" (or "fail") is wrong for some. With r right and w wrong ones, a guess succeeds with a probability of
+    at most 1 / binomial(r + w, r), by tests that count their runs in a file, so give several of each.
     """
 
     tests: str

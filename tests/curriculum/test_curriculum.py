@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,10 @@ def test_unknown_task() -> None:
     assert isinstance(caught.value, LookupError)
     assert isinstance(caught.value, CurriculumError)
     assert expected == str(pickle.loads(pickle.dumps(caught.value)))
+    odd: Any = 3
+    assert odd not in builtin_curriculum()
+    with pytest.raises(UnknownTask, match="no task '3' in builtin"):
+        builtin_curriculum()[odd]
 
 
 def test_unknown_task_among_many() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.error import ResetNeeded
+from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AutoresetMode
 
 from codecraft_async import CodeEnv, CodeVectorEnv, EpisodeError
@@ -53,6 +53,15 @@ class Crashes:
 
     async def grade(self, sandbox: GradingSandbox) -> Grade:
         raise ZeroDivisionError("in the grader")
+
+
+class ReturnsANumber:
+    """A grader of a user who has not read the contract."""
+
+    runs_agent_code = False
+
+    async def grade(self, sandbox: GradingSandbox) -> Any:
+        return 7.0
 
 
 def make_task(name: str = "answer", **changes: Any) -> Task:
@@ -162,13 +171,67 @@ async def test_an_action_that_is_no_text_is_a_type_error_and_costs_nothing(actio
     await env.aclose()
 
 
-async def test_a_nul_in_an_action_is_an_observation() -> None:
-    """What no program can be given is told to the agent, and counts as a step."""
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        ("echo \0", "an action cannot hold a NUL character"),
+        ("echo \ud800", "an action cannot hold half of a surrogate pair"),
+        ("x" * 100_001, "an action cannot be longer than 100000 characters"),
+    ],
+    ids=["nul", "surrogate", "long"],
+)
+async def test_text_that_no_program_can_be_given_is_an_observation(action: str, said: str) -> None:
+    """It is told to the agent, counts as a step, and disturbs no other environment."""
     env = make(FakeLauncher(play))
     await env.areset()
-    text, reward, *_, info = await env.astep("echo \0")
-    assert ("an action cannot hold a NUL character", 0.0, 1) == (text, reward, info["steps"])
+    text, reward, *_, info = await env.astep(action)
+    assert (said, 0.0, 1) == (text, reward, info["steps"])
+    text, *_ = await env.astep("ls")
+    assert "hint\n" == text
     await env.aclose()
+
+
+async def test_two_calls_at_once_are_refused() -> None:
+    """No command runs beside the grading of its sandbox; the first call goes on, and the environment stays usable."""
+    env = make(FakeLauncher(play))
+    await env.areset()
+    first = asyncio.create_task(env.astep("hang"))
+    await asyncio.sleep(0)
+    with pytest.raises(AlreadyPendingCallError, match="`step` while a call of `step` is in progress"):
+        await env.astep("submit")
+    with pytest.raises(AlreadyPendingCallError, match="`reset` while a call of `step`"):
+        await env.areset()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    text, *_ = await env.astep("ls")
+    assert "hint\n" == text
+    await env.aclose()
+
+
+def test_closing_before_the_first_use_closes() -> None:
+    """A closed environment starts no sandbox, whether it was used or not."""
+    env = make(FakeLauncher(play))
+    env.close()
+    env.close()
+    with pytest.raises(RuntimeError, match="is closed"):
+        env.reset()
+
+
+@pytest.mark.parametrize("num_envs", [None, 2])
+def test_closing_after_the_loop_has_ended_lets_go(num_envs: int | None) -> None:
+    """Where `aclose` was forgotten on a loop that is gone, `close` works, and the environment is closed."""
+    launcher = FakeLauncher(play)
+    env = make(launcher) if num_envs is None else vector(launcher, num_envs)
+
+    async def use() -> None:
+        await env.areset()
+
+    asyncio.run(use())
+    env.close()
+    env.close()
+    with pytest.raises((RuntimeError, ClosedEnvironmentError), match="is closed"):
+        env.reset()
 
 
 async def test_a_lost_sandbox_is_a_fault_and_the_next_episode_has_a_new_one() -> None:
@@ -221,6 +284,16 @@ async def test_a_grader_that_crashes_is_a_fault() -> None:
     await env.aclose()
 
 
+async def test_a_grader_that_returns_no_grade_is_a_fault() -> None:
+    """A bare number, which nothing has checked to lie in [0, 1], is no reward."""
+    env = make(FakeLauncher(play), make_task(grader=ReturnsANumber()))
+    await env.areset()
+    _, reward, terminated, truncated, info = await env.astep("submit")
+    assert (0.0, False, True, False) == (reward, terminated, truncated, info["valid"])
+    assert "grader: TypeError: a grader must return a Grade, this one returned 7.0" == info["fault"]
+    await env.aclose()
+
+
 async def test_a_set_up_that_fails_names_the_task() -> None:
     """A broken task is an error at reset, and the environment can go on with another task."""
     env = make(FakeLauncher(play), make_task("good"), make_task("broken", setup=("false",)))
@@ -238,6 +311,8 @@ async def test_unknown_tasks_and_options_are_named() -> None:
         await env.areset(options={"task": "anser"})
     with pytest.raises(ValueError, match="unknown reset option 'tsk'"):
         await env.areset(options={"tsk": "answer"})
+    with pytest.raises(TypeError, match=r"'task' is \['answer'\]; it must be one task's id"):
+        await env.areset(options={"task": ["answer"]})
     _, info = await env.areset(options={"task": "answer"})
     assert "answer" == info["task"]
     await env.aclose()
@@ -366,6 +441,18 @@ async def test_many_environments_step_at_once() -> None:
     assert ["int64", "float64"] == [str(info[key].dtype) for key in ("exit_code", "wall_s")]
     assert ("bool", [True] * 8) == (str(info["valid"].dtype), info["valid"].tolist())
     await env.aclose()
+
+
+async def test_closing_while_sandboxes_start_ends_the_reset() -> None:
+    """The reset says that the environment was closed; it is not taken for cancelled."""
+    for turns in range(8):
+        env = vector(FakeLauncher(play), 2)
+        resetting = asyncio.create_task(env.areset())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await env.aclose()
+        with pytest.raises(ClosedEnvironmentError):
+            await resetting
 
 
 async def test_the_sequential_sampler_covers_the_curriculum() -> None:

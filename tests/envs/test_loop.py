@@ -271,6 +271,25 @@ thread.close()
     assert ["cleaned up", "interrupted", "usable"] == run_script(script).splitlines()
 
 
+def test_no_interrupt_is_overlooked() -> None:
+    """A signal that arrives just as the thread begins to wait, when no system call is there to interrupt, counts."""
+    script = """
+thread = LoopThread()
+async def hang():
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    await asyncio.Event().wait()
+caught = 0
+for _ in range(60):
+    try:
+        thread.run(hang())
+    except KeyboardInterrupt:
+        caught += 1
+thread.close()
+print(caught)
+"""
+    assert "60\n" == run_script(script)
+
+
 def test_forked_child_is_told() -> None:
     """In a forked child, where the thread does not exist, running raises, closing is harmless, and a new one works."""
     script = """
@@ -295,6 +314,36 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 print("parent", thread.run(fine()))
 """
     assert ["fine", "child fine", "parent fine"] == run_script(script).splitlines()
+
+
+def test_close_waits_for_what_the_end_of_a_task_starts(caplog: pytest.LogCaptureFixture) -> None:
+    """A task that another one starts when it is cancelled ends before the loop is closed."""
+    thread = LoopThread(name="heirs")
+    ended: list[str] = []
+    kept: list[asyncio.Task[None]] = []
+
+    async def clear_up() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("heir")
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            kept.append(asyncio.create_task(clear_up()))
+            ended.append("work")
+
+    async def start() -> None:
+        kept.append(asyncio.create_task(work()))
+        await asyncio.sleep(0)
+
+    thread.run(start())
+    thread.close()
+    assert ["work"] == ended[:1]
+    assert all(task.done() for task in kept) and 2 == len(kept)
+    assert [] == caplog.records
 
 
 def test_interpreter_exit_closes() -> None:

@@ -76,13 +76,13 @@ def open_floor() -> Generator[Floor]:
     with tempfile.TemporaryDirectory(prefix="codecraft-floor-") as folder:
         program = Path(folder) / "floor"
         if _compiled(program):
-            yield Floor("vfork+execve+waitpid in C, one process held to each core", ((str(program),),))
+            yield Floor("vfork+execve+waitpid in C, one process for each core", ((str(program),),))
             return
         script = str(_HERE / "floor_spawn.py")
-        cores = sorted(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0))
         yield Floor(
-            "os.posix_spawn in Python, one process held to each core (no C compiler here)",
-            tuple((sys.executable, "-I", script, str(core)) for core in cores),
+            "os.posix_spawn in Python, one process for each core (no C compiler here)",
+            ((sys.executable, "-I", script),) * cores,
         )
 
 

@@ -1,7 +1,7 @@
-"""One worker of the floor where there is no C compiler: ``floor_spawn.py CORE SECONDS COMMAND``.
+"""One worker of the floor where there is no C compiler: ``floor_spawn.py SECONDS COMMAND``.
 
-Runs ``/bin/sh -c COMMAND`` over and over with `os.posix_spawn` on one core, standard streams /dev/null, and prints how
-many commands ended and in how many seconds.
+Runs ``/bin/sh -c COMMAND`` over and over with `os.posix_spawn`, standard streams /dev/null, and prints how many
+commands ended and in how many seconds.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import time
 
 def main() -> int:
     """Return 0 if every command ended with status 0."""
-    core, seconds, command = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
-    os.sched_setaffinity(0, {core})
+    seconds, command = float(sys.argv[1]), sys.argv[2]
     argv, environment = ["/bin/sh", "-c", command], dict(os.environ)
     silent = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
     commands = 0

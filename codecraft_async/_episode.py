@@ -131,8 +131,10 @@ class Episode:
         info["wall_s"] = np.float64(time.perf_counter() - began)
         info["graded"] = True
         info["reason"] = grade.reason
-        text = f"score {grade.score:g}" + (f": {grade.reason}" if grade.reason else "")
-        return Outcome(clip(text, self._max_chars), info, reward=float(grade.score), terminated=True)
+        # The reason may quote what was expected; an observation of it could be learnt by heart.
+        return Outcome(
+            clip(f"score {grade.score:g}", self._max_chars), info, reward=float(grade.score), terminated=True
+        )
 
     def _step_outcome(self, text: str, info: dict[str, Any]) -> Outcome:
         return Outcome(clip(text, self._max_chars), info, truncated=self._steps >= self._max_steps)

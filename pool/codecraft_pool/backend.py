@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -9,12 +10,14 @@ from typing import Final, Literal, get_args
 
 from codecraft_pool.docker_daemon import connect_daemon
 from codecraft_pool.docker_launcher import DockerLauncher
-from codecraft_pool.errors import BackendUnavailable, LaunchError
+from codecraft_pool.errors import BackendUnavailable, ImageUnavailable, LaunchError
 from codecraft_pool.images import ImageProgress
 from codecraft_pool.launcher import Launcher
 from codecraft_pool.local_launcher import LocalLauncher
 from codecraft_pool.reaper import reap
 from codecraft_pool.spec import SandboxSpec
+
+_log = logging.getLogger(__name__)
 
 Backend = Literal["auto", "docker", "local"]
 BACKENDS: Final[tuple[str, ...]] = get_args(Backend)
@@ -37,7 +40,9 @@ async def open_launcher(
 
     A launcher that is given as *backend* is used as it is, and stays open.
 
-    "auto" takes Docker where a daemon answers and every image is here or can be had, else the local launcher.
+    "auto" takes Docker where a daemon answers and every image is here or can be had, else the local launcher; then it
+    logs why, once. An image that is not of this project (``codecraft/...``) and cannot be had is an error: what such a
+    task is meant to find is not on this machine's own /usr.
 
     Raises:
         ValueError: *backend* is no known one.
@@ -56,15 +61,20 @@ async def open_launcher(
                 choice = await _open_docker(stack, specs, progress)
             except LaunchError as exc:
                 await stack.aclose()
-                if backend == "docker":
+                if backend == "docker" or (isinstance(exc, ImageUnavailable) and not _only_own_images(specs)):
                     raise
                 why = str(exc)
+                _log.warning("sandboxes are local, over this machine's /usr: %s", why)
             else:
                 yield choice
                 return
         else:
             why = _ASKED_FOR
         yield await _open_local(stack, specs, why)
+
+
+def _only_own_images(specs: Sequence[SandboxSpec]) -> bool:
+    return all(spec.image.startswith("codecraft/") for spec in specs)
 
 
 async def _open_docker(stack: AsyncExitStack, specs: Sequence[SandboxSpec], progress: ImageProgress | None) -> Choice:

@@ -56,10 +56,14 @@ Answer = RunReply | Done | Data | Pong
 class _Waiting:
     """One request that has no final answer yet; `future` is None once its caller has gone."""
 
-    __slots__ = ("future", "reply", "what")
+    __slots__ = ("deadline", "future", "limit_s", "reply", "what")
 
-    def __init__(self, what: str, future: asyncio.Future[Answer], reply: RunReply | None) -> None:
+    def __init__(
+        self, what: str, future: asyncio.Future[Answer], reply: RunReply | None, limit_s: float, deadline: float
+    ) -> None:
         self.what = what
+        self.limit_s = limit_s
+        self.deadline = deadline
         self.future: asyncio.Future[Answer] | None = future
         self.reply = reply
 
@@ -74,6 +78,7 @@ class Channel:
         self._decoder = Decoder()
         self._waiting: dict[int, _Waiting] = {}
         self._next_id = 0
+        self._watch: asyncio.TimerHandle | None = None
         self._hello: asyncio.Future[Hello] = self._loop.create_future()
         self._last_words = b""
         self.error: SandboxLost | None = None
@@ -102,6 +107,8 @@ class Channel:
         words = self._last_words.decode("utf-8", "replace").strip()
         self.error = SandboxLost(self._sandbox, f"{reason} ({words})" if words else reason)
         self._transport.close()
+        if self._watch is not None:
+            self._watch.cancel()
         waiting, self._waiting = self._waiting, {}
         for entry in waiting.values():
             if entry.future is not None and not entry.future.done():
@@ -194,9 +201,11 @@ class Channel:
         if self.error is not None:
             raise SandboxLost(self._sandbox, self.error.reason)
         future: asyncio.Future[Answer] = self._loop.create_future()
-        entry = _Waiting(what, future, RunReply() if is_run else None)
+        deadline = self._loop.time() + limit_s
+        entry = _Waiting(what, future, RunReply() if is_run else None, limit_s, deadline)
         self._waiting[request_id] = entry
-        timer = self._loop.call_later(limit_s, self.lost, f"its guest did not {what} within {limit_s:g} s")
+        if self._watch is None or deadline < self._watch.when():
+            self._look_again_at(deadline)
         self._transport.write(frame)
         try:
             return await future
@@ -205,8 +214,22 @@ class Channel:
             if is_run and request_id in self._waiting:
                 self._transport.write(encode_cancel(request_id))
             raise
-        finally:
-            timer.cancel()
+
+    def _look_again_at(self, when: float) -> None:
+        """One timer watches all deadlines, and outlives most requests: making one for each would cost every step."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = self._loop.call_at(when, self._check_deadlines)
+
+    def _check_deadlines(self) -> None:
+        self._watch = None
+        if not self._waiting:
+            return
+        first = min(self._waiting.values(), key=lambda entry: entry.deadline)
+        if first.deadline <= self._loop.time():
+            self.lost(f"its guest did not {first.what} within {first.limit_s:g} s")
+        else:
+            self._look_again_at(first.deadline)
 
     def close(self) -> None:
         """End the channel and with it the guest."""

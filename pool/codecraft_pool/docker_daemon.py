@@ -42,7 +42,7 @@ Lane = Literal["create", "start", "remove", "pull"]
 # Removing is cheaper than making. A pull already fetches three layers at a time.
 LANE_WIDTHS: Mapping[Lane, int] = {"create": 6, "start": 6, "remove": 8, "pull": 2}
 
-CONNECT_LIMIT_S = 3.0
+CONNECT_LIMIT_S = 10.0  # a daemon that starts containers for others may take seconds to say its version
 INFO_LIMIT_S = 15.0  # /info walks the storage driver: slow on a busy daemon
 CALL_LIMIT_S = 60.0
 LANE_WAIT_LIMIT_S = 900.0  # several hundred containers, at the rate above, with room

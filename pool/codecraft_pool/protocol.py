@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from functools import lru_cache
 from typing import Final, NamedTuple, NewType
 
 from codecraft_pool.errors import ProtocolError
@@ -184,9 +185,19 @@ def encode_strings(items: Sequence[str | bytes]) -> EncodedStrings:
     return EncodedStrings(_U32.pack(len(items)) + b"".join(map(_string, items)))
 
 
+def encode_shell(shell: str, text: str) -> EncodedStrings:
+    """Return the argv ``shell -c text``."""
+    return EncodedStrings(_shell_head(shell) + _string(text))
+
+
+@lru_cache(maxsize=16)
+def _shell_head(shell: str) -> bytes:
+    return _U32.pack(3) + _string(shell) + _string("-c")
+
+
 def encode_run(
     request_id: int,
-    argv: Sequence[str | bytes],
+    argv: Sequence[str | bytes] | EncodedStrings,
     *,
     cwd: str = "/",
     env: Sequence[str | bytes] | EncodedStrings = (),
@@ -198,13 +209,13 @@ def encode_run(
     merge_stderr: bool = False,
 ) -> bytes:
     """Return a RUN frame; `env` holds ``NAME=value`` items and is the whole environment."""
-    parts = [
+    parts = (
         _RUN.pack(limit_ms, max_output_bytes, uid, gid, int(merge_stderr)),
         _string(cwd),
-        encode_strings(argv),
+        argv if isinstance(argv, bytes) else encode_strings(argv),
         env if isinstance(env, bytes) else encode_strings(env),
         _string(stdin),
-    ]
+    )
     return encode_frame(request_id, Kind.RUN, b"".join(parts))
 
 

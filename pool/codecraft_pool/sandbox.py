@@ -22,6 +22,7 @@ from codecraft_pool.protocol import (
     encode_read,
     encode_restore,
     encode_run,
+    encode_shell,
     encode_strings,
     encode_write,
     restored,
@@ -116,7 +117,7 @@ class Sandbox:
         request_id = channel.next_id()
         frame = encode_run(
             request_id,
-            argv,
+            encode_shell(shell, command) if isinstance(command, str) else argv,
             cwd=cwd,
             env=encoded,
             stdin=stdin,

@@ -111,14 +111,21 @@ async def test_docker(backend: str) -> None:
 
 
 @pytest.mark.docker
-async def test_image_that_is_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image that cannot be had is refused where containers were asked for, else the reason for going local."""
+@pytest.mark.parametrize("backend", ["auto", "docker"])
+async def test_image_that_is_nowhere(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that cannot be had is refused in one line: what a task finds in it is not on this machine's /usr."""
     monkeypatch.setattr("codecraft_pool.images.PULL_PAUSES_S", ())
-    spec = SandboxSpec(image="127.0.0.1:1/nowhere:none")
     with pytest.raises(ImageUnavailable) as caught:
-        async with open_launcher("docker", [spec]):
+        async with open_launcher(backend, [SandboxSpec(image="127.0.0.1:1/nowhere:none")]):
             pass
     assert "127.0.0.1:1/nowhere:none" in str(caught.value)
     assert "\n" not in str(caught.value)
-    async with open_launcher("auto", [spec]) as choice:
-        assert ("local", str(caught.value)) == (choice.launcher.name, choice.reason)
+
+
+@pytest.mark.docker
+async def test_image_of_our_own_that_cannot_be_had(caplog: pytest.LogCaptureFixture) -> None:
+    """Without an image of this project the local launcher does as well; why is told, and logged once."""
+    async with open_launcher("auto", [SandboxSpec(image="codecraft/nothing")]) as choice:
+        assert "local" == choice.launcher.name
+        assert "codecraft/nothing" in choice.reason
+    assert [f"sandboxes are local, over this machine's /usr: {choice.reason}"] == caplog.messages

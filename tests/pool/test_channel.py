@@ -122,6 +122,33 @@ async def test_a_guest_that_does_not_answer_is_dropped_at_the_deadline() -> None
     assert 1 == wire.closed
 
 
+async def test_the_earliest_deadline_counts_whichever_was_set_first() -> None:
+    """A short limit after a long one is kept, and answered requests do not end the channel at theirs."""
+    channel, _ = make()
+    long, short = ask(channel, limit_s=60.0), ask(channel, limit_s=0.02)
+    answered = ask(channel, limit_s=0.01)
+    await settle()
+    channel.feed(encode_frame(3, Kind.PONG, b""))
+    assert Pong(3, b"") == await answered
+    with pytest.raises(SandboxLost, match=r"did not do it within 0\.02 s"):
+        await short
+    with pytest.raises(SandboxLost, match=r"did not do it within 0\.02 s"):
+        await long
+
+
+async def test_a_cancelled_request_is_still_watched() -> None:
+    """A guest that never ends a cancelled command is noticed all the same."""
+    channel, wire = make()
+    task = ask(channel, run=True, limit_s=0.01)
+    await settle()
+    task.cancel()
+    await asyncio.wait([task])
+    lost = asyncio.Event()
+    channel.on_lost = lost.set
+    await asyncio.wait_for(lost.wait(), 5)
+    assert 1 == wire.closed
+
+
 async def test_a_guest_that_says_nothing_is_dropped() -> None:
     """Waiting for the first frame has a deadline too."""
     channel, _ = make()

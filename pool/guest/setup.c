@@ -17,6 +17,8 @@
 
 #include "guest.h"
 
+#define SIGNALS_MAX 64 /* the kernel's _NSIG */
+
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif
@@ -65,16 +67,24 @@ int take_channel(struct guest *guest)
 	return 0;
 }
 
+/* Whoever started us may ignore signals, and commands would inherit that. libc keeps two signals to itself and says
+ * nothing of them, so this is the kernel's own call and structure, whose first word is the handler. */
+static void stop_ignoring(int number)
+{
+	unsigned long action[4] = {0}, nothing[4] = {0};
+
+	if (syscall(SYS_rt_sigaction, number, NULL, action, sizeof(uint64_t)) == 0 && action[0] == (unsigned long)SIG_IGN)
+		syscall(SYS_rt_sigaction, number, nothing, NULL, sizeof(uint64_t));
+}
+
 /* No handlers: signals that process 1 does not handle are dropped by the kernel when they come from inside.
  * Blocked signals need no resetting in commands but the empty mask that they get anyway. */
 int take_signals(struct guest *guest)
 {
 	sigset_t blocked, children;
-	struct sigaction action;
 
-	for (int number = 1; number <= SIGRTMAX; number++)
-		if (sigaction(number, NULL, &action) == 0 && action.sa_handler == SIG_IGN)
-			signal(number, SIG_DFL);
+	for (int number = 1; number <= SIGNALS_MAX; number++)
+		stop_ignoring(number);
 	sigemptyset(&children);
 	sigaddset(&children, SIGCHLD);
 	blocked = children;

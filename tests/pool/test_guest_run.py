@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
+import signal
 import time
 from collections.abc import Iterator
+from ctypes import CDLL, c_ulong
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,8 @@ from codecraft_pool.protocol import Error, Output, Stop, encode_run
 from tests.pool.guest_harness import BUILDS, PYTHON, Guest, needs_root
 
 pytestmark = needs_root
+
+SYS_RT_SIGACTION = {"x86_64": 13, "aarch64": 134}.get(platform.machine(), 13)  # libc's own call refuses signal 32
 
 
 @pytest.fixture(name="guest", params=BUILDS)
@@ -103,6 +108,21 @@ def test_a_command_has_no_power(guest: Guest) -> None:
     assert b"True" == guest.python("import os; print(os.getsid(0) == os.getpgid(0) == os.getpid())").stdout.strip()
     subreaper = "import ctypes as c; x = c.c_int(); c.CDLL(None).prctl(37, c.byref(x), 0, 0, 0); print(x.value)"
     assert b"1\n" == guest.python(subreaper).stdout
+
+
+def test_signals_that_our_own_starter_ignores_are_not_ignored_in_commands() -> None:
+    """Neither those of programs nor those that libc keeps to itself, of which a job runner may leave one ignored."""
+    numbers, ignore = (signal.SIGUSR1, 32), (c_ulong * 4)(signal.SIG_IGN)
+    action = CDLL(None).syscall
+    for number in numbers:
+        assert 0 == action(SYS_RT_SIGACTION, number, ignore, None, 8)
+    try:
+        with Guest("release") as guest:
+            status = guest.run("grep", "SigIgn", "/proc/self/status").stdout
+    finally:
+        for number in numbers:
+            action(SYS_RT_SIGACTION, number, (c_ulong * 4)(), None, 8)
+    assert b"SigIgn:\t0000000000000000\n" == status
 
 
 def test_a_command_of_root_has_no_capabilities_either(guest: Guest) -> None:

@@ -1,4 +1,4 @@
-"""`CodeEnv` and `CodeVectorEnv` over fake sandboxes: what users see, and that faults never become rewards."""
+"""`CodeEnv` over fake sandboxes: what users see, and that faults never become rewards."""
 
 from __future__ import annotations
 
@@ -6,104 +6,18 @@ import asyncio
 import threading
 from typing import Any
 
-import gymnasium
-import numpy as np
 import pytest
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, ResetNeeded
-from gymnasium.vector import AutoresetMode
 
-from codecraft_async import CodeEnv, CodeVectorEnv, EpisodeError
+from codecraft_async import EpisodeError
 from codecraft_async._episode import clip
 from codecraft_async.curriculum import (
-    Curriculum,
-    Grade,
-    GradingSandbox,
-    Task,
     UnknownTask,
-    Workspace,
-    WorkspaceFile,
-    load_curriculum,
 )
-from codecraft_async.pool import FakeAnswer, FakeFiles, FakeLauncher, LaunchError
+from codecraft_async.pool import FakeLauncher, LaunchError
+from tests.envs.code_envs import Crashes, ReturnsANumber, check_types, make, make_task, play, vector
 
 pytestmark = pytest.mark.anyio
-
-BOOLS = {"timed_out", "truncated_output", "graded", "valid"}
-TEXTS = {"task", "reason", "fault"}
-NUMBERS = {"exit_code": np.int64, "signal": np.int64, "steps": np.int64, "wall_s": np.float64}
-
-
-class FileIsRight:
-    """Pays 1.0 if `answer` holds 42."""
-
-    runs_agent_code = False
-
-    async def grade(self, sandbox: GradingSandbox) -> Grade:
-        try:
-            right = await sandbox.read_file("answer") == b"42"
-        except FileNotFoundError:
-            return Grade(0.0, {}, "answer is missing")
-        return Grade(float(right), {}, "" if right else "wrong")
-
-
-class Crashes:
-    """A grader with a bug."""
-
-    runs_agent_code = False
-
-    async def grade(self, sandbox: GradingSandbox) -> Grade:
-        raise ZeroDivisionError("in the grader")
-
-
-class ReturnsANumber:
-    """A grader of a user who has not read the contract."""
-
-    runs_agent_code = False
-
-    async def grade(self, sandbox: GradingSandbox) -> Any:
-        return 7.0
-
-
-def make_task(name: str = "answer", **changes: Any) -> Task:
-    fields: dict[str, Any] = {
-        "id": name,
-        "title": "The answer",
-        "category": "test",
-        "instruction": "Write 42 into answer.",
-        "image": "codecraft/base",
-        "workspace": Workspace({"hint": WorkspaceFile(b"six times seven")}),
-        "max_steps": 5,
-        "grader": FileIsRight(),
-    }
-    return Task(**(fields | changes))
-
-
-async def play(files: FakeFiles, argv: list[str]) -> FakeAnswer:
-    """A shell with a few commands."""
-    command = argv[-1]
-    if command.startswith("write "):
-        files.files["answer"] = command.removeprefix("write ").encode()
-    if command == "ls":
-        return FakeAnswer("\n".join(sorted(files.files)).encode() + b"\n")
-    if command == "hang":
-        await asyncio.sleep(999)
-    if command == "flood":
-        return FakeAnswer(b"x" * 50_000)
-    if command == "binary":
-        return FakeAnswer(b"\xff\xfe ok")
-    return FakeAnswer(exit_code=int(command == "false"))
-
-
-def make(launcher: FakeLauncher, *tasks: Task, **options: Any) -> CodeEnv:
-    return CodeEnv(curriculum=Curriculum(tasks or (make_task(),)), backend=launcher, **options)
-
-
-def check_types(info: dict[str, Any]) -> None:
-    """Every key is there, with its one type."""
-    assert BOOLS | TEXTS | NUMBERS.keys() == info.keys()
-    assert {bool} == {type(info[key]) for key in BOOLS}
-    assert {str} == {type(info[key]) for key in TEXTS}
-    assert NUMBERS == {key: type(info[key]) for key in NUMBERS}
 
 
 async def test_an_episode_from_instruction_to_reward() -> None:
@@ -414,160 +328,3 @@ async def test_the_two_faces_do_not_mix() -> None:
     env.close()
     with pytest.raises(RuntimeError, match="is closed"):
         env.reset()
-
-
-def vector(launcher: FakeLauncher, num_envs: int, *tasks: Task, **options: Any) -> CodeVectorEnv:
-    return CodeVectorEnv(num_envs, curriculum=Curriculum(tasks or (make_task(),)), backend=launcher, **options)
-
-
-async def test_many_environments_step_at_once() -> None:
-    """All commands of one step are under way together: each waits for all others to have begun."""
-    began = 0
-    everyone = asyncio.Event()
-
-    async def meet(files: FakeFiles, argv: list[str]) -> FakeAnswer:
-        nonlocal began
-        began += 1
-        if began == 8:
-            everyone.set()
-        await everyone.wait()
-        return FakeAnswer(b"met")
-
-    env = vector(FakeLauncher(meet), 8)
-    await env.areset()
-    texts, rewards, terminations, truncations, info = await env.astep(("x",) * 8)
-    assert ("met",) * 8 == texts
-    assert ["float64", "bool", "bool"] == [str(each.dtype) for each in (rewards, terminations, truncations)]
-    assert ["int64", "float64"] == [str(info[key].dtype) for key in ("exit_code", "wall_s")]
-    assert ("bool", [True] * 8) == (str(info["valid"].dtype), info["valid"].tolist())
-    await env.aclose()
-
-
-async def test_closing_while_sandboxes_start_ends_the_reset() -> None:
-    """The reset says that the environment was closed; it is not taken for cancelled."""
-    for turns in range(8):
-        env = vector(FakeLauncher(play), 2)
-        resetting = asyncio.create_task(env.areset())
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        await env.aclose()
-        with pytest.raises(ClosedEnvironmentError):
-            await resetting
-
-
-async def test_the_sequential_sampler_covers_the_curriculum() -> None:
-    """Environment i of n gets the tasks i, i + n, ...: together, each task once before any twice."""
-    env = vector(FakeLauncher(play), 2, *(make_task(f"t{number}") for number in range(5)), autoreset_mode="Disabled")
-    seen = [(await env.areset())[1]["task"].tolist() for _ in range(3)]
-    assert [["t0", "t1"], ["t2", "t3"], ["t4", "t0"]] == seen
-    await env.aclose()
-
-
-async def test_the_uniform_sampler_follows_the_seed() -> None:
-    """The same seed draws the same tasks; environments draw apart."""
-    tasks = [make_task(f"t{number}") for number in range(20)]
-    draws: list[list[str]] = []
-    for _ in range(2):
-        env = vector(FakeLauncher(play), 6, *tasks, sampler="uniform")
-        draws.append((await env.areset(seed=7))[1]["task"].tolist())
-        await env.aclose()
-    assert draws[0] == draws[1]
-    assert len(set(draws[0])) > 1
-
-
-async def test_a_lost_sandbox_does_not_disturb_its_siblings() -> None:
-    """One environment ends with a fault; the others have their results, and the pool replaces what died."""
-    launcher = FakeLauncher(play)
-    env = vector(launcher, 3)
-    await env.areset()
-    launcher.sandboxes[1].close()
-    texts, _, _, truncations, info = await env.astep(("ls",) * 3)
-    assert 1 == int(truncations.sum())
-    assert [not truncated for truncated in truncations.tolist()] == info["valid"].tolist()
-    assert 2 == texts.count("hint\n")
-    texts, *_, info = await env.astep(("ls",) * 3)
-    assert [True] * 3 == info["valid"].tolist()
-    await env.aclose()
-
-
-@pytest.mark.parametrize("mode", list(AutoresetMode))
-async def test_ended_episodes_start_again_by_every_mode(mode: AutoresetMode) -> None:
-    """NEXT_STEP, SAME_STEP and DISABLED, over sandboxes."""
-    env = vector(FakeLauncher(play), 2, autoreset_mode=mode)
-    await env.areset()
-    texts, _, terminations, _, info = await env.astep(("submit", "ls"))
-    assert [True, False] == terminations.tolist()
-    if mode is AutoresetMode.SAME_STEP:
-        assert texts[0].startswith("The answer")
-        assert info["final_obs"][0].startswith("score 0")
-    if mode is AutoresetMode.DISABLED:
-        texts, _ = await env.areset(options={"reset_mask": terminations})
-        assert texts[0].startswith("The answer")
-        assert "hint\n" == texts[1]
-    if mode is AutoresetMode.NEXT_STEP:
-        texts, _, terminations, _, _ = await env.astep(("thrown away", "ls"))
-        assert texts[0].startswith("The answer")
-        assert [False, False] == terminations.tolist()
-    await env.aclose()
-
-
-def test_make_vec_gives_the_native_vector_environment() -> None:
-    """The registered id, its options as plain keywords, and the way back from its spec."""
-    env = gymnasium.make_vec("codecraft_async:codecraft/Code-v0", num_envs=3, task="hello-world", backend="local")
-    assert isinstance(env.unwrapped, CodeVectorEnv)
-    assert AutoresetMode.NEXT_STEP is env.metadata["autoreset_mode"]
-    assert env.spec is not None
-    again = gymnasium.make_vec(env.spec)
-    assert (3, "hello-world") == (again.num_envs, again.spec.kwargs["task"] if again.spec else "")
-    again.close()
-    env.close()
-
-
-@pytest.mark.parametrize(
-    ("options", "kind", "words"),
-    [
-        ({"task": "hello-wrold"}, UnknownTask, "hello-world"),
-        ({"curriculum": "/nowhere"}, ValueError, "/nowhere"),
-        ({"sampler": "best"}, ValueError, "'sequential', 'uniform' or a Sampler"),
-        ({"max_episode_steps": 0}, ValueError, "at least 1"),
-        ({"num_envs": 0}, ValueError, "at least 1"),
-        ({"autoreset_mode": "Never"}, ValueError, "Never"),
-    ],
-)
-def test_a_wrong_argument_is_named(options: dict[str, Any], kind: type[Exception], words: str) -> None:
-    """Errors come when the environment is made, before any sandbox starts, in one line."""
-    arguments: dict[str, Any] = {"num_envs": 2, "backend": "local"} | options
-    with pytest.raises(kind, match=words) as caught:
-        CodeVectorEnv(**arguments)
-    assert "\n" not in str(caught.value)
-
-
-def test_an_unknown_backend_is_named_at_the_first_reset() -> None:
-    """The error lists those that are known."""
-    env = CodeEnv(backend="podman")
-    with pytest.raises(ValueError, match="'auto', 'docker', 'local'"):
-        env.reset()
-    env.close()
-
-
-def test_the_public_modules_re_export_the_same_objects() -> None:
-    """`codecraft_async.pool` and `.curriculum` are the packages' own names, all of them."""
-    import codecraft_async.curriculum
-    import codecraft_async.pool
-    import codecraft_curriculum
-    import codecraft_pool
-
-    for face, package in (
-        (codecraft_async.pool, codecraft_pool),
-        (codecraft_async.curriculum, codecraft_curriculum),
-    ):
-        assert sorted(package.__all__) == sorted(face.__all__)
-        assert all(getattr(face, name) is getattr(package, name) for name in package.__all__)
-
-
-def test_the_built_in_curriculum_is_the_default() -> None:
-    """Its tasks are those that the documents name."""
-    env = CodeEnv(backend="local")
-    assert [*load_curriculum("builtin")] == [*env.curriculum]
-    assert ["hello-world", "git-clone", "sort-numbers", "refactor-sqrt", "review-code"] == [*env.curriculum]
-    env.close()

@@ -134,6 +134,8 @@ class Sandbox:
     async def write_file(self, path: str, data: bytes, *, root: str = WORKSPACE, mode: int = 0o644) -> None:
         """Write a whole file as the sandbox's user, making missing directories. *path* is relative to *root*.
 
+        *mode* is that of a new file; one that is there keeps its own.
+
         Raises:
             RequestRefused: It cannot be written there (an OSError; its `errno` says why).
             SandboxLost: The sandbox died.

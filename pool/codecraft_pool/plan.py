@@ -111,6 +111,11 @@ class Plan(Generic[BoxT, AskerT]):
         slot.move(Phase.RETIRED)
         del self.slots[slot.number]
 
+    def aim(self, spec: SandboxSpec, target: int) -> None:
+        """Keep *target* sandboxes of *spec*; whatever failed before is tried anew."""
+        self._failures.pop(spec, None)
+        self.targets[spec] = target
+
     def ask(self, spec: SandboxSpec, asker: AskerT) -> None:
         """Queue *asker* for a sandbox."""
         self._failures.pop(spec, None)

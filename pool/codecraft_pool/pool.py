@@ -124,7 +124,7 @@ class SandboxPool:
         try:
             async with asyncio.timeout(limit_s):
                 await self.launcher.prepare(spec)
-                self._plan.targets[spec] = target
+                self._plan.aim(spec, target)
                 await self._warm_up(spec, target, progress)
         except TimeoutError as exc:
             raise AcquireTimeout(

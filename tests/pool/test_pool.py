@@ -253,6 +253,18 @@ async def test_starts_that_keep_failing_are_not_tried_for_ever(launcher: FakeLau
     assert 2 == pool.stats().idle
 
 
+async def test_warming_up_again_tries_again(launcher: FakeLauncher, pool: SandboxPool) -> None:
+    """After starts that failed until they were given up, another prewarm starts anew; it does not wait for nothing."""
+    launcher.fail_starts = 1000
+    for _ in range(3):
+        with pytest.raises(LaunchError, match="told to fail"):
+            await pool.prewarm(SPEC, 2, limit_s=2.0)
+        await settle()
+    launcher.fail_starts = 0
+    await pool.prewarm(SPEC, 2, limit_s=2.0)
+    assert (0, 2, 0, 0, 0) == now(pool)
+
+
 async def test_an_unexpected_error_in_a_start_reaches_the_asker(
     launcher: FakeLauncher, pool: SandboxPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,11 +8,9 @@ digests on every machine.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import stat
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,11 +112,6 @@ class Workspace:
         parents = {parent for path in files for parent in _parents(path)}
         return cls({path: entry for path, entry in files.items() if path not in parents})
 
-    @property
-    def total_bytes(self) -> int:
-        """The sum of the sizes of the files, in bytes."""
-        return sum(len(entry.data) for entry in self.files.values())
-
     def merged(self, files: Mapping[str, WorkspaceFile]) -> Workspace:
         """Return a workspace with these entries added or replaced."""
         return Workspace({**self.files, **files})
@@ -144,19 +137,6 @@ class Workspace:
                     stream.write(entry.data)
                 target.chmod(entry.mode)
         _set_times(root)
-
-    def to_tar(self) -> bytes:
-        """Return the tree as an uncompressed tar archive, the same bytes for the same tree on every machine."""
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-            made: set[str] = set()
-            for path, entry in self.files.items():
-                for parent in reversed(_parents(path)):
-                    if parent not in made:
-                        made.add(parent)
-                        archive.addfile(_tar_info(parent, WorkspaceFile.directory()))
-                archive.addfile(_tar_info(path, entry), io.BytesIO(entry.data))
-        return buffer.getvalue()
 
 
 def check_path(path: str) -> str:
@@ -255,13 +235,3 @@ def _set_times(root: Path) -> None:
 
 def _set_time(path: Path) -> None:
     os.utime(path, (WORKSPACE_MTIME_S, WORKSPACE_MTIME_S), follow_symlinks=False)
-
-
-def _tar_info(path: str, entry: WorkspaceFile) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(path)
-    info.mode = entry.mode
-    info.mtime = WORKSPACE_MTIME_S
-    info.size = len(entry.data)
-    info.type = {"file": tarfile.REGTYPE, "directory": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE}[entry.kind]
-    info.linkname = entry.target
-    return info

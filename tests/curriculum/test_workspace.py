@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import shutil
 import subprocess
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -146,16 +144,6 @@ def test_directory_with_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(WorkspaceError, match="neither a file"):
         Workspace.from_directory(tmp_path)
-
-
-def test_tar() -> None:
-    """The archive holds every entry and the directories above, and is the same each time."""
-    workspace = Workspace.from_files({"a/b/c": b"x", "l": WorkspaceFile.symlink("a"), "e": WorkspaceFile.directory()})
-    data = workspace.to_tar()
-    assert data == workspace.to_tar()
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        assert ["a", "a/b", "a/b/c", "e", "l"] == archive.getnames()
-        assert {WORKSPACE_MTIME_S} == {int(member.mtime) for member in archive}
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")

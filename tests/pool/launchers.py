@@ -21,6 +21,7 @@ from codecraft_pool import (
     Launcher,
     LocalLauncher,
     Sandbox,
+    SandboxPool,
     SandboxSpec,
     connect_daemon,
 )
@@ -44,6 +45,16 @@ async def open_backend(name: str) -> AsyncGenerator[Launcher]:
     else:
         async with await connect_daemon() as daemon, DockerLauncher(daemon) as docker:
             yield docker
+
+
+@asynccontextmanager
+async def open_pool(request: pytest.FixtureRequest, *, warm: int) -> AsyncGenerator[SandboxPool]:
+    """A pool on the backend that is the request's parameter, with that many sandboxes warm."""
+    if request.param == "docker":
+        request.getfixturevalue("base_image")
+    async with open_backend(request.param) as launcher, SandboxPool(launcher, max_sandboxes=4) as pool:
+        await pool.prewarm(SPEC, warm)
+        yield pool
 
 
 async def shell(sandbox: Sandbox, text: str, **options: Any) -> str:

@@ -34,7 +34,7 @@ from tests.pool.launchers import (
     MIB,
     SPEC,
     TREES,
-    open_backend,
+    open_pool,
     outcome,
     processes,
     python,
@@ -79,10 +79,7 @@ show(os.fsencode(sys.argv[1]), b"")
 
 @pytest.fixture(scope="module", name="pool", params=BACKENDS)
 async def make_pool(request: pytest.FixtureRequest) -> AsyncGenerator[SandboxPool]:
-    if request.param == "docker":
-        request.getfixturevalue("base_image")
-    async with open_backend(request.param) as launcher, SandboxPool(launcher, max_sandboxes=4) as pool:
-        await pool.prewarm(SPEC, 2)
+    async with open_pool(request, warm=2) as pool:
         yield pool
 
 

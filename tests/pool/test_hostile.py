@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from codecraft_pool import PathMissing, RequestRefused, Sandbox, SandboxPool, Snapshot
-from tests.pool.launchers import BACKENDS, IS_ROOT, SPEC, open_backend, outcome, processes, python, shell, until_alone
+from tests.pool.launchers import BACKENDS, IS_ROOT, SPEC, open_pool, outcome, processes, python, shell, until_alone
 
 pytestmark = pytest.mark.anyio
 
@@ -66,10 +66,7 @@ attempt("prctl", 24, 1, 0, 0, 0)
 
 @pytest.fixture(scope="module", name="pool", params=BACKENDS)
 async def make_pool(request: pytest.FixtureRequest) -> AsyncGenerator[SandboxPool]:
-    if request.param == "docker":
-        request.getfixturevalue("base_image")
-    async with open_backend(request.param) as launcher, SandboxPool(launcher, max_sandboxes=4) as pool:
-        await pool.prewarm(SPEC, 1)
+    async with open_pool(request, warm=1) as pool:
         yield pool
 
 

@@ -23,6 +23,7 @@ from codecraft_pool.docker_daemon import DockerDaemon, connect_daemon
 from codecraft_pool.errors import CallRefused, ImageUnavailable
 from codecraft_pool.images import ImageProgress, Images, full_reference
 from tests.pool.fake_engine import FakeEngine, Recorder
+from tests.pool.guest_harness import missing
 
 pytestmark = pytest.mark.anyio
 LAYER_BYTES = 3_000_000
@@ -258,7 +259,7 @@ def _registry_program() -> str:
             subprocess.run(["apt-get", *command], check=False, capture_output=True, timeout=300)
     program = shutil.which("docker-registry")
     if program is None:
-        pytest.skip("docker-registry is not installed, and could not be")
+        missing("docker-registry is not installed, and could not be")
     return program
 
 

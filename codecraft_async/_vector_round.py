@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
-__all__ = ["Call", "Round", "blame", "finish", "wait_for"]
+__all__ = ["Call", "Round", "blame", "wait_for"]
 
 # How many further failures an error describes; the environments of the others are only counted.
 _DESCRIBED = 8
@@ -145,16 +145,3 @@ def blame(failures: dict[int, BaseException], label: str) -> BaseException:
 async def wait_for(result: Awaitable[Any]) -> Any:
     """An awaitable as the coroutine that a task needs."""
     return await result
-
-
-async def finish(work: asyncio.Task[None]) -> None:
-    """Wait for `work` to its end, then deliver a cancellation that arrived meanwhile."""
-    cancelled: asyncio.CancelledError | None = None
-    while not work.done():
-        try:
-            await asyncio.wait([work])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    work.result()

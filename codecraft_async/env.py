@@ -23,6 +23,7 @@ Info = dict[str, Any]
 SUBMIT = "submit"
 MAX_OBSERVATION_CHARS = 16_384
 _RESET_ATTEMPTS = 3
+_ACQUIRE_LIMIT_S = 900.0  # hundreds of environments may start at once, and a daemon makes a few sandboxes a second
 _CLOSE_LIMIT_S = 30.0
 _CLOSED = "the environment is closed; make a new one"
 _OTHER_LOOP = (
@@ -130,7 +131,7 @@ class CodeEnv(gymnasium.Env[str, str]):
         if self._lease is not None and not self._lease.sandbox.fits(spec):
             self._drop_sandbox()
         if self._lease is None:
-            self._lease = await pool.acquire(spec)
+            self._lease = await pool.acquire(spec, limit_s=_ACQUIRE_LIMIT_S)
         episode = Episode(
             task,
             self._lease.sandbox,

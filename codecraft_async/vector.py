@@ -32,7 +32,8 @@ from codecraft_async._vector_batch import (
 from codecraft_async._vector_episodes import Episodes
 from codecraft_async._vector_info import Entry, merge_infos
 from codecraft_async._vector_members import AsyncEnv, Members
-from codecraft_async._vector_round import Call, Round, blame, finish, wait_for
+from codecraft_async._vector_round import Call, Round, blame, wait_for
+from codecraft_pool._aio import finish
 
 __all__ = ["CLOSE_S", "AsyncEnv", "AsyncioVectorEnv"]
 

@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import tempfile
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from xdist.scheduler.loadfile import LoadFileScheduling  # type: ignore[import-untyped]  # it has no types
 
 from codecraft_pool import Images, LaunchError, connect_daemon
 
 IMAGE: Final = "codecraft/base"
 IMAGE_LIMIT_S: Final = 900.0
 NO_DAEMON: Final = pytest.StashKey[str]()
-
-
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(("asyncio", {"debug": True}), id="asyncio"),
-        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
-    ],
+# They start what removes the leftovers of the dead, or leave such: of those only one may run at a time.
+REAPING: Final = frozenset(
+    f"test_{name}.py"
+    for name in (
+        *("backend", "benchmark", "cgroups", "cli", "code_vector", "demo", "demo_metrics", "leftovers", "packaging"),
+        *("readme", "reaper", "sandboxed_env"),
+    )
 )
+# What takes long and cannot depend on the loop runs on one: such a module has an `anyio_backend` of its own.
+ASYNCIO: Final[tuple[str, dict[str, Any]]] = ("asyncio", {"debug": True})
+UVLOOP: Final[tuple[str, dict[str, Any]]] = ("asyncio", {"use_uvloop": True})
+
+
+@pytest.fixture(scope="module", params=[pytest.param(ASYNCIO, id="asyncio"), pytest.param(UVLOOP, id="uvloop")])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """The loop that the test runs on."""
     backend: tuple[str, dict[str, Any]] = request.param
     return backend
+
+
+class ByFile(LoadFileScheduling):  # type: ignore[misc]
+    """Keeps the tests of a file in one process, for they share its sandboxes, and those that reap in one as well."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path: str = super()._split_scope(nodeid)
+        return "reaping" if Path(path).name in REAPING else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """With `-n` this distributes the tests."""
+    return ByFile(config, log)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -53,10 +77,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"a container daemon is needed: {reason}")
 
 
+@contextmanager
+def alone(what: str) -> Generator[None]:
+    """While this is open no other worker of this user's does the same."""
+    with (Path(tempfile.gettempdir()) / f"codecraft-tests-{os.geteuid()}-{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session")
 def base_image() -> str:
-    """The name of an image that is at the daemon; it is built by its recipe if it was not."""
-    with ThreadPoolExecutor(1) as thread:  # the tests' own loop is not to be disturbed
+    """The name of an image that is at the daemon; it is built by its recipe if it was not, once for all workers."""
+    with alone("base-image"), ThreadPoolExecutor(1) as thread:  # the tests' own loop is not to be disturbed
         thread.submit(asyncio.run, _ensure_image()).result(IMAGE_LIMIT_S)
     return IMAGE
 

@@ -23,3 +23,19 @@ async def finish(work: Awaitable[T]) -> T:
             task.exception()  # retrieved: the cancellation is what the caller asked for
         raise cancelled
     return task.result()
+
+
+async def first_of(*works: Awaitable[object], limit_s: float) -> bool:
+    """Wait until the first of *works* has ended, at most *limit_s* seconds; say whether one has. All others are
+    cancelled, and all have ended on return; what they gave or raised is for their owners to find."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        return bool(done)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await finish(asyncio.wait(tasks))
+        for task in tasks:
+            if not task.cancelled():
+                task.exception()  # retrieved

@@ -14,7 +14,7 @@ from typing import Final
 import aiohttp
 
 from codecraft_pool.channel import Channel
-from codecraft_pool.docker_daemon import CALL_LIMIT_S, DockerDaemon
+from codecraft_pool.docker_daemon import DockerDaemon
 from codecraft_pool.errors import CallRefused, ProtocolError
 
 # Engine API, "Attach to a container", stream format: type (0 stdin, 1 stdout, 2 stderr), three zeros, big-endian
@@ -58,7 +58,7 @@ class _AttachProtocol(asyncio.Protocol):
     """The upgraded connection; owns it, and feeds the channel."""
 
     def __init__(
-        self, response: aiohttp.ClientResponse, transport: asyncio.Transport, on_end: Callable[[], None]
+        self, response: aiohttp.ClientResponse, transport: asyncio.Transport, on_end: Callable[[Channel], None]
     ) -> None:
         self._response = response
         self._transport = transport
@@ -83,8 +83,7 @@ class _AttachProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._response.close()
         if self.channel is not None:
-            self.channel.eof()
-        self._on_end()
+            self._on_end(self.channel)
 
     def write(self, data: bytes) -> None:
         """Send bytes to the guest."""
@@ -95,10 +94,10 @@ class _AttachProtocol(asyncio.Protocol):
         self._transport.abort()
 
 
-async def attach(daemon: DockerDaemon, container: str, on_end: Callable[[], None]) -> Channel:
+async def attach(daemon: DockerDaemon, container: str, on_end: Callable[[Channel], None]) -> Channel:
     """Return a channel over the attach stream of *container*, which must not have been started yet.
 
-    *on_end* is called when the stream has ended, whoever ended it.
+    *on_end* is called with the channel when the stream has ended, whoever ended it; it is for that to tell the channel.
 
     Raises:
         CallRefused: The daemon would not give the stream.
@@ -106,8 +105,8 @@ async def attach(daemon: DockerDaemon, container: str, on_end: Callable[[], None
     """
     what = f"attach to container {container}"
     client = daemon.client
-    with daemon.explained(what, limit_s=CALL_LIMIT_S):
-        async with asyncio.timeout(CALL_LIMIT_S):
+    with daemon.explained(what, limit_s=daemon.call_limit_s):
+        async with asyncio.timeout(daemon.call_limit_s):
             response = await client.session.post(
                 f"{client.docker_host}/{client.api_version}/containers/{container}/attach",
                 params={"stream": "1", "stdin": "1", "stdout": "1", "stderr": "1"},

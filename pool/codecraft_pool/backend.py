@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
@@ -34,11 +34,16 @@ class Choice:
 
 @asynccontextmanager
 async def open_launcher(
-    backend: str | Launcher = "auto", specs: Sequence[SandboxSpec] = (), *, progress: ImageProgress | None = None
+    backend: str | Launcher = "auto",
+    specs: Sequence[SandboxSpec] = (),
+    *,
+    progress: ImageProgress | None = None,
+    aliases: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[Choice]:
     """Open a launcher that can start all of *specs*, after removing what dead processes left.
 
-    A launcher that is given as *backend* is used as it is, and stays open.
+    A launcher that is given as *backend* is used as it is, and stays open. *aliases* says what is used instead of an
+    image, as for `Images`.
 
     "auto" takes Docker where a daemon answers and every image is here or can be had, else the local launcher; then it
     logs why, once. An image that is not of this project (``codecraft/...``) and cannot be had is an error: what such a
@@ -58,7 +63,7 @@ async def open_launcher(
     async with AsyncExitStack() as stack:
         if backend != "local":
             try:
-                choice = await _open_docker(stack, specs, progress)
+                choice = await _open_docker(stack, specs, progress, aliases)
             except LaunchError as exc:
                 await stack.aclose()
                 if backend == "docker" or (isinstance(exc, ImageUnavailable) and not _only_own_images(specs)):
@@ -77,10 +82,15 @@ def _only_own_images(specs: Sequence[SandboxSpec]) -> bool:
     return all(spec.image.startswith("codecraft/") for spec in specs)
 
 
-async def _open_docker(stack: AsyncExitStack, specs: Sequence[SandboxSpec], progress: ImageProgress | None) -> Choice:
+async def _open_docker(
+    stack: AsyncExitStack,
+    specs: Sequence[SandboxSpec],
+    progress: ImageProgress | None,
+    aliases: Mapping[str, str] | None,
+) -> Choice:
     daemon = await stack.enter_async_context(await connect_daemon())
     await reap(daemon)
-    launcher = await stack.enter_async_context(DockerLauncher(daemon, progress=progress))
+    launcher = await stack.enter_async_context(DockerLauncher(daemon, aliases=aliases, progress=progress))
     for spec in specs:
         await launcher.prepare(spec)
     return Choice(launcher, "a daemon answers and the images are there")

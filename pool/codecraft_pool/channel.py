@@ -11,20 +11,17 @@ import errno
 from collections.abc import Callable
 from typing import Protocol
 
-from codecraft_pool.errors import PathMissing, PoolError, ProtocolError, RequestRefused, SandboxLost
-from codecraft_pool.protocol import (
-    PROTOCOL_VERSION,
-    Data,
-    Decoder,
-    Done,
-    Error,
-    Exit,
-    Hello,
-    Output,
-    Pong,
-    Reply,
-    encode_cancel,
+from codecraft_pool.errors import (
+    ChannelBroken,
+    GuestSilent,
+    PathMissing,
+    PoolError,
+    ProtocolError,
+    RequestRefused,
+    SandboxLost,
 )
+from codecraft_pool.protocol import PROTOCOL_VERSION, Data, Decoder, Done, Error, Exit, Hello, Output, Pong, Reply
+from codecraft_pool.requests import encode_cancel
 
 _LAST_WORDS_BYTES = 2048
 
@@ -68,6 +65,12 @@ class _Waiting:
         self.reply = reply
 
 
+def _retrieve(future: asyncio.Future[Answer]) -> None:
+    """Whoever waits sees an exception; nobody has to."""
+    if not future.cancelled():
+        future.exception()
+
+
 class Channel:
     """Matches replies to requests. Every method is synchronous but `request` and `hello`."""
 
@@ -100,12 +103,12 @@ class Channel:
         """Keep the end of what the guest says outside of the protocol, for the error that follows."""
         self._last_words = (self._last_words + data)[-_LAST_WORDS_BYTES:]
 
-    def lost(self, reason: str) -> None:
-        """End the channel: every request fails with `SandboxLost`. Only the first reason counts."""
+    def lost(self, reason: str, kind: type[SandboxLost] = SandboxLost) -> None:
+        """End the channel: every request fails with that kind of `SandboxLost`. Only the first reason counts."""
         if self.error is not None:
             return
         words = self._last_words.decode("utf-8", "replace").strip()
-        self.error = SandboxLost(self._sandbox, f"{reason} ({words})" if words else reason)
+        self.error = kind(self._sandbox, f"{reason} ({words})" if words else reason)
         self._transport.close()
         if self._watch is not None:
             self._watch.cancel()
@@ -113,7 +116,7 @@ class Channel:
         for entry in waiting.values():
             if entry.future is not None and not entry.future.done():
                 entry.future.set_exception(
-                    SandboxLost(self._sandbox, f"{self.error.reason}, while it was asked to {entry.what}")
+                    kind(self._sandbox, f"{self.error.reason}, while it was asked to {entry.what}")
                 )
         if not self._hello.done():
             self._hello.set_exception(self.error)
@@ -121,10 +124,11 @@ class Channel:
         if self.on_lost is not None:
             self.on_lost()
 
-    def eof(self) -> None:
-        """The guest's side of the stream has ended."""
+    def eof(self, why: str = "", kind: type[SandboxLost] = ChannelBroken) -> None:
+        """The guest's side of the stream has ended; *why* where that is known."""
         cut = self._decoder.pending_bytes
-        self.lost(f"its channel was cut {cut} bytes into a frame" if cut else "its channel closed")
+        reason = f"its channel was cut {cut} bytes into a frame" if cut else "its channel closed"
+        self.lost(f"{reason}: {why}" if why else reason, kind)
 
     def _take(self, frame: Reply) -> None:
         if isinstance(frame, Hello):
@@ -133,6 +137,9 @@ class Channel:
         entry = self._waiting.get(frame.id)
         if entry is None:
             if isinstance(frame, Error) and frame.id == 0:
+                if not self._hello.done():
+                    self.lost(f"its guest cannot start: {frame.message}")
+                    return
                 raise ProtocolError(f"the guest refused the stream: {frame.message}")
             raise ProtocolError(f"a {type(frame).__name__} answers request {frame.id}, which nobody made")
         if isinstance(frame, Output):
@@ -176,7 +183,7 @@ class Channel:
         """
         await asyncio.wait([self._hello], timeout=limit_s)
         if not self._hello.done():
-            self.lost(f"its guest said nothing within {limit_s:g} s")
+            self.lost(f"its guest said nothing within {limit_s:g} s", GuestSilent)
         return await self._hello
 
     def next_id(self) -> int:
@@ -199,7 +206,7 @@ class Channel:
             SandboxLost: The channel ended, or the guest gave no answer within *limit_s* (it is then dropped).
         """
         if self.error is not None:
-            raise SandboxLost(self._sandbox, self.error.reason)
+            raise type(self.error)(self._sandbox, self.error.reason)
         future: asyncio.Future[Answer] = self._loop.create_future()
         deadline = self._loop.time() + limit_s
         entry = _Waiting(what, future, RunReply() if is_run else None, limit_s, deadline)
@@ -215,6 +222,20 @@ class Channel:
                 self._transport.write(encode_cancel(request_id))
             raise
 
+    def notify(self, frame: bytes) -> None:
+        """Send a frame that has no answer of its own; nothing happens on a channel that has ended."""
+        if self.error is None:
+            self._transport.write(frame)
+
+    def follow(self, request_id: int) -> asyncio.Future[Answer] | None:
+        """Return what will hold the answer to a request whose caller was cancelled; None if that has come already."""
+        entry = self._waiting.get(request_id)
+        if entry is None:
+            return None
+        entry.future = self._loop.create_future()
+        entry.future.add_done_callback(_retrieve)
+        return entry.future
+
     def _look_again_at(self, when: float) -> None:
         """One timer watches all deadlines, and outlives most requests: making one for each would cost every step."""
         if self._watch is not None:
@@ -227,7 +248,7 @@ class Channel:
             return
         first = min(self._waiting.values(), key=lambda entry: entry.deadline)
         if first.deadline <= self._loop.time():
-            self.lost(f"its guest did not {first.what} within {first.limit_s:g} s")
+            self.lost(f"its guest did not {first.what} within {first.limit_s:g} s", GuestSilent)
         else:
             self._look_again_at(first.deadline)
 

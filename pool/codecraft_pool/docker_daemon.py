@@ -14,6 +14,7 @@ import asyncio
 import json
 import os
 import ssl
+import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -33,14 +34,22 @@ from typing import Any, Literal, Self, TypeVar
 import aiodocker
 import aiohttp
 
-from codecraft_pool.errors import CallRefused, DaemonUnavailable, LaunchError, PoolError
+from codecraft_pool.errors import CallRefused, DaemonHung, DaemonUnavailable, LaunchError, PoolError
+from codecraft_pool.lanes import AdaptiveLane, Bounds, LaneStats
 
 T = TypeVar("T")
-Lane = Literal["create", "start", "remove", "pull"]
+Lane = Literal["create", "start", "copy", "remove", "pull"]
 
-# A daemon makes 5 to 12 containers a second on two cores, whatever one asks; more in flight only makes each slower.
-# Removing is cheaper than making. A pull already fetches three layers at a time.
-LANE_WIDTHS: Mapping[Lane, int] = {"create": 6, "start": 6, "remove": 8, "pull": 2}
+# A daemon makes 5 to 12 containers a second on two cores, whatever one asks; more in flight only makes each slower. How
+# many are best differs from machine to machine, and these lanes find out. What copies and pulls take says nothing of
+# the daemon, so theirs are fixed; a pull already fetches three layers at a time.
+LANE_BOUNDS: Mapping[Lane, Bounds] = {
+    "create": Bounds(2, 6, 32),
+    "start": Bounds(2, 6, 32),
+    "copy": Bounds(4, 4, 4),
+    "remove": Bounds(2, 8, 32),
+    "pull": Bounds(2, 2, 2),
+}
 
 CONNECT_LIMIT_S = 10.0  # a daemon that starts containers for others may take seconds to say its version
 INFO_LIMIT_S = 15.0  # /info walks the storage driver: slow on a busy daemon
@@ -49,6 +58,7 @@ LANE_WAIT_LIMIT_S = 900.0  # several hundred containers, at the rate above, with
 OLDEST_API = (1, 41)  # Engine 20.10
 MAX_MESSAGE_BYTES = 1 << 20
 UPLOAD_CHUNK_BYTES = 1 << 16
+_SERVER_ERROR = 500
 
 _HOW_TO_GO_ON = "start Docker, point DOCKER_HOST at a daemon, or use the local backend"
 
@@ -69,6 +79,8 @@ class DaemonInfo:
     root_dir: str
     is_local: bool
     """Reached through a unix socket, and on this kernel: not in the virtual machine of a desktop product."""
+    maps_users: bool = False
+    """Users of its containers are other users outside (userns-remap, rootless), of which there are 65 536."""
 
 
 def one_line(text: str) -> str:
@@ -91,11 +103,19 @@ def daemon_addresses(environ: Mapping[str, str]) -> list[str]:
 class DockerDaemon:
     """One connection to one daemon; made by `connect_daemon`, closed by leaving `async with`."""
 
-    def __init__(self, client: aiodocker.Docker, connector: aiohttp.BaseConnector | None, info: DaemonInfo) -> None:
+    def __init__(
+        self,
+        client: aiodocker.Docker,
+        connector: aiohttp.BaseConnector | None,
+        info: DaemonInfo,
+        *,
+        call_limit_s: float = CALL_LIMIT_S,
+    ) -> None:
         self.client = client
         self.info = info
+        self.call_limit_s = call_limit_s
         self._connector = connector
-        self._lanes = {name: asyncio.Semaphore(width) for name, width in LANE_WIDTHS.items()}
+        self._lanes = {name: AdaptiveLane(bounds) for name, bounds in LANE_BOUNDS.items()}
 
     def __repr__(self) -> str:
         return f"<DockerDaemon {self.info.address} engine {self.info.version} API {self.info.api_version}>"
@@ -119,29 +139,44 @@ class DockerDaemon:
         Raises:
             LaunchError: no place became free in time.
         """
-        places = self._lanes[name]
+        lane = self._lanes[name]
         try:
             async with asyncio.timeout(LANE_WAIT_LIMIT_S):
-                await places.acquire()
+                busy = await lane.enter()
         except TimeoutError:
             raise LaunchError(
-                f"waited {LANE_WAIT_LIMIT_S:g} s for one of {LANE_WIDTHS[name]} places to {name} at the container "
+                f"waited {LANE_WAIT_LIMIT_S:g} s for one of {lane.width} places to {name} at the container "
                 f"daemon {self.info.address}: it is overloaded or stuck; ask for fewer sandboxes or restart it"
             ) from None
+        began = time.monotonic()
+        took_s, failed = None, False
         try:
             yield
+            took_s = time.monotonic() - began
+        except DaemonUnavailable:
+            failed = True
+            raise
+        except CallRefused as error:
+            failed = error.status >= _SERVER_ERROR
+            raise
         finally:
-            places.release()
+            lane.leave(busy, took_s, failed=failed)
+
+    def lane_stats(self) -> dict[str, LaneStats]:
+        """Return the state of every lane."""
+        return {name: lane.stats() for name, lane in self._lanes.items()}
 
     async def call(
-        self, lane: Lane | None, make: Callable[[], Awaitable[T]], *, what: str, limit_s: float = CALL_LIMIT_S
+        self, lane: Lane | None, make: Callable[[], Awaitable[T]], *, what: str, limit_s: float | None = None
     ) -> T:
-        """What the awaitable that `make` returns gives, in a lane (None: in no lane), within `limit_s` from its start.
+        """What the awaitable that `make` returns gives, in a lane (None: in no lane), within `limit_s` (by default
+        `call_limit_s`) from its start.
 
         Raises:
             CallRefused: the daemon said no.
             DaemonUnavailable: the daemon did not answer, or not in time.
         """
+        limit_s = self.call_limit_s if limit_s is None else limit_s
         async with self.lane(lane) if lane is not None else nullcontext():
             with self.explained(what, limit_s=limit_s):
                 async with asyncio.timeout(limit_s):
@@ -151,6 +186,22 @@ class DockerDaemon:
         """What the daemon answers to one GET, for `call`."""
         return await _get_json(self.client, f"{self.client.api_version}/{path}")
 
+    async def get_bytes(self, path: str, max_bytes: int) -> bytes | None:
+        """What the daemon answers to one GET, for `call`; None if that is more than `max_bytes`."""
+        async with self.client.session.get(f"{self._url}/{path}") as response:
+            if response.status >= 400:
+                raise aiodocker.DockerError(response.status, _error_text(await response.read()))
+            data = bytearray()
+            async for part in response.content.iter_any():
+                data += part
+                if len(data) > max_bytes:
+                    return None
+            return bytes(data)
+
+    @property
+    def _url(self) -> str:
+        return f"{self.client.docker_host}/{self.client.api_version}"
+
     @contextmanager
     def explained(self, what: str, *, limit_s: float) -> Generator[None]:
         """Errors of the client and of the network leave the block as our own, which say what was being done."""
@@ -159,7 +210,7 @@ class DockerDaemon:
         except PoolError:
             raise
         except TimeoutError as error:
-            raise DaemonUnavailable(
+            raise DaemonHung(
                 f"cannot {what}: the container daemon {self.info.address} did not answer within {limit_s:g} s; "
                 "it is overloaded or stuck"
             ) from error
@@ -185,11 +236,12 @@ class DockerDaemon:
         *,
         what: str,
         params: Sequence[tuple[str, str]],
+        method: str = "POST",
         data: AsyncIterable[bytes] | bytes | None = None,
         headers: Mapping[str, str] | None = None,
         stall_limit_s: float | None = None,
     ) -> AsyncGenerator[AsyncIterator[dict[str, Any]]]:
-        """The JSON messages with which the daemon tells how a long POST goes on.
+        """The JSON messages with which the daemon tells how a long call goes on.
 
         Leaving the block closes the connection, upon which the daemon gives up what it was doing. aiodocker's own
         stream takes a broken connection for the end of the work, and leaves the response open when it is cancelled.
@@ -198,12 +250,12 @@ class DockerDaemon:
             CallRefused: the daemon said no, at once or in the middle.
             DaemonUnavailable: the connection broke, or nothing came for `stall_limit_s`.
         """
-        url = f"{self.client.docker_host}/{self.client.api_version}/{path}"
+        url = f"{self._url}/{path}"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_LIMIT_S, sock_read=stall_limit_s)
         data = _chunks(data) if isinstance(data, bytes) else data
         with self.explained(what, limit_s=stall_limit_s or CONNECT_LIMIT_S):
             response = await self.client.session.request(
-                "POST", url, params=list(params), data=data, headers=dict(headers or {}), timeout=timeout
+                method, url, params=list(params), data=data, headers=dict(headers or {}), timeout=timeout
             )
             try:
                 if response.status >= 400:
@@ -251,8 +303,12 @@ def _error_text(body: bytes) -> str:
         return body[:500].decode("utf-8", "replace") or "no reason given"
 
 
-async def connect_daemon(*, address: str | None = None, limit_s: float = CONNECT_LIMIT_S) -> DockerDaemon:
+async def connect_daemon(
+    *, address: str | None = None, limit_s: float = CONNECT_LIMIT_S, call_limit_s: float = CALL_LIMIT_S
+) -> DockerDaemon:
     """A connection to the daemon at `address`, by default at DOCKER_HOST or the first usual socket that answers.
+
+    Its answers are waited for `limit_s` seconds now, and `call_limit_s` seconds in each call later.
 
     Raises:
         DaemonUnavailable: none answers within `limit_s`, or none that can be used; the message says what was tried.
@@ -260,13 +316,13 @@ async def connect_daemon(*, address: str | None = None, limit_s: float = CONNECT
     failures: list[str] = []
     for candidate in [address] if address else daemon_addresses(os.environ):
         try:
-            return await _connect(candidate, limit_s)
+            return await _connect(candidate, limit_s, call_limit_s)
         except DaemonUnavailable as error:
             failures.append(str(error))
     raise DaemonUnavailable(f"no container daemon answers: {'; '.join(failures)}; {_HOW_TO_GO_ON}")
 
 
-async def _connect(address: str, limit_s: float) -> DockerDaemon:
+async def _connect(address: str, limit_s: float, call_limit_s: float) -> DockerDaemon:
     if address.startswith("unix://") and not await asyncio.to_thread(Path(address.removeprefix("unix://")).exists):
         raise DaemonUnavailable(f"{address} (no such socket)")
     try:
@@ -282,7 +338,7 @@ async def _connect(address: str, limit_s: float) -> DockerDaemon:
     except BaseException as error:
         await _close(client, connector)
         raise _connect_failure(address, limit_s, error) from error
-    return DockerDaemon(client, connector, _daemon_info(address, version, facts))
+    return DockerDaemon(client, connector, _daemon_info(address, version, facts), call_limit_s=call_limit_s)
 
 
 async def _get_json(client: aiodocker.Docker, path: str) -> Any:
@@ -363,6 +419,7 @@ def _daemon_info(address: str, version: Mapping[str, Any], facts: Mapping[str, A
         memory_bytes=int(facts.get("MemTotal") or 0),
         root_dir=str(facts.get("DockerRootDir") or ""),
         is_local=address.startswith("unix://") and same_kernel,
+        maps_users=any(option in ("name=userns", "name=rootless") for option in facts.get("SecurityOptions") or ()),
     )
 
 

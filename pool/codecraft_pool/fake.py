@@ -11,13 +11,17 @@ import errno
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import count
+from typing import Self
 
 from codecraft_pool.channel import Channel
 from codecraft_pool.errors import LaunchError
-from codecraft_pool.protocol import PROTOCOL_VERSION, Kind, encode_frame
+from codecraft_pool.fake_trees import answer_tool, imported
+from codecraft_pool.launcher import LauncherStats
+from codecraft_pool.protocol import PROTOCOL_VERSION, Kind, Tool, encode_frame
 from codecraft_pool.sandbox import Sandbox
 from codecraft_pool.snapshot import Snapshot
-from codecraft_pool.spec import SandboxSpec
+from codecraft_pool.spec import WORKSPACE, SandboxSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,13 @@ class FakeLauncher:
         self.sandboxes: list[Sandbox] = []
         self.fail_starts = 0
         self.snapshots: dict[str, Snapshot] = {}
+        self._numbers = count()
 
-    async def __aenter__(self) -> FakeLauncher:
+    def stats(self) -> LauncherStats:
+        """Return how it reaches its sandboxes: not at all."""
+        return LauncherStats(transport="fake")
+
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -78,7 +87,7 @@ class FakeLauncher:
         if self.fail_starts > 0:
             self.fail_starts -= 1
             raise LaunchError("the fake launcher was told to fail this start")
-        name = f"fake-{len(self.sandboxes)}"
+        name = f"fake-{next(self._numbers)}"
         guest = _FakeGuest(self._answer, self.snapshots)
         guest.channel = Channel(name, guest)
         guest.send(0, Kind.HELLO, struct.pack("<III", PROTOCOL_VERSION, 1000, 1000))
@@ -127,7 +136,10 @@ class _FakeGuest:
         self._answer = answer
         self._snapshots = snapshots
         self._files = FakeFiles()
+        self._stream = b""
         self._running: dict[int, asyncio.Task[None]] = {}
+        self._commands: set[int] = set()
+        self._shells: dict[int, str] = {}
 
     def send(self, request_id: int, kind: Kind, payload: bytes) -> None:
         assert self.channel is not None
@@ -142,38 +154,78 @@ class _FakeGuest:
         if kind == Kind.CANCEL:
             self._stop(request_id, 3)
             return
+        if kind == Kind.INTERRUPT:
+            return  # what answers here knows no signals
         work = self._serve(request_id, Kind(kind), _Reader(data[12:]), data[12:])
         task = self._running[request_id] = asyncio.get_running_loop().create_task(work)
-        task.add_done_callback(lambda _: self._running.pop(request_id, None))
+        if kind in (Kind.RUN, Kind.SHELL_RUN):
+            self._commands.add(request_id)
+        task.add_done_callback(lambda _: self._ended(request_id))
+
+    def _ended(self, request_id: int) -> None:
+        self._running.pop(request_id, None)
+        self._commands.discard(request_id)
 
     def _stop(self, request_id: int, reason: int) -> None:
         task = self._running.get(request_id)
         if task is not None and not task.done():
             task.cancel()
-            self.send(request_id, Kind.EXIT, struct.pack("<BBHiQQQQ", 1, reason, 0, 9, 0, 0, 0, 0))
+            self.send(request_id, Kind.EXIT, struct.pack("<BBHiQQQQQ", 1, reason, 0, 9, *bytes(5)))
 
     async def _serve(self, request_id: int, kind: Kind, fields: _Reader, payload: bytes) -> None:
         if kind is Kind.RUN:
             await self._run(request_id, fields)
+        elif kind in (Kind.SHELL, Kind.SHELL_RUN, Kind.SHELL_CLOSE):
+            await self._shell(request_id, kind, fields)
         elif kind is Kind.WRITE:
             self._write(request_id, fields)
         elif kind is Kind.READ:
             self._read(request_id, fields)
         elif kind is Kind.RESTORE:
             self._restore(request_id, fields)
+        elif kind is Kind.TOOL:
+            self._tool(request_id, fields)
+        elif kind is Kind.IMPORT:
+            self._import(request_id, fields)
         else:
             self.send(request_id, Kind.PONG, payload)
 
     async def _run(self, request_id: int, fields: _Reader) -> None:
-        for form in "IQIII":
+        for form in "IQIIIIQI":
             fields.number(form)
         fields.text()
-        argv = [fields.text() for _ in range(fields.number("I"))]
+        await self._give_answer(request_id, [fields.text() for _ in range(fields.number("I"))])
+
+    async def _shell(self, request_id: int, kind: Kind, fields: _Reader) -> None:
+        number = fields.number("I")
+        if kind is Kind.SHELL_RUN:
+            program = self._shells.get(number)
+            for form in "IQII":
+                fields.number(form)
+            if program is None:
+                self.send(request_id, Kind.ERROR, struct.pack("<i", errno.ESRCH) + b"there is no such shell")
+                return
+            await self._give_answer(request_id, [program, "-c", fields.text()])
+            return
+        if kind is Kind.SHELL:
+            for form in "III":
+                fields.number(form)
+            fields.text()
+            fields.number("I")
+            if number in self._shells:
+                self.send(request_id, Kind.ERROR, struct.pack("<i", errno.EBUSY) + b"the shell is open already")
+                return
+            self._shells[number] = fields.text()
+        else:
+            self._shells.pop(number, None)
+        self.send(request_id, Kind.DONE, b"")
+
+    async def _give_answer(self, request_id: int, argv: list[str]) -> None:
         answer = await self._answer(self._files, argv)
         for stream, data in ((b"\1", answer.stdout), (b"\2", answer.stderr)):
             if data:
                 self.send(request_id, Kind.OUTPUT, stream + data)
-        self.send(request_id, Kind.EXIT, struct.pack("<BBHiQQQQ", 0, 0, 0, answer.exit_code, 0, 0, 0, 0))
+        self.send(request_id, Kind.EXIT, struct.pack("<BBHiQQQQQ", 0, 0, 0, answer.exit_code, *bytes(5)))
 
     def _write(self, request_id: int, fields: _Reader) -> None:
         fields.text()
@@ -193,13 +245,27 @@ class _FakeGuest:
             return
         self.send(request_id, Kind.DATA, struct.pack("<QI", len(data), 0o644) + data[offset : offset + length])
 
+    def _tool(self, request_id: int, fields: _Reader) -> None:
+        tool, _, _, _ = (fields.number(form) for form in "IIQI")
+        paths = [fields.text() for _ in range(fields.number("I"))]
+        self.send(request_id, Kind.OUTPUT, b"\1" + answer_tool(Tool(tool), paths, self._files.files))
+        self.send(request_id, Kind.EXIT, struct.pack("<BBHiQQQQQ", *[0] * 9))
+
+    def _import(self, request_id: int, fields: _Reader) -> None:
+        flags, tree, _, _, piece = (fields.number("I"), fields.text(), *map(fields.number, "II"), fields.bytes())
+        if tree == WORKSPACE:
+            self._stream = piece if flags & 1 else self._stream + piece
+            if flags & 2:
+                self._files.files = imported(self._stream)
+        self.send(request_id, Kind.DONE, struct.pack("<Q", len(piece)))
+
     def _restore(self, request_id: int, fields: _Reader) -> None:
         fields.number("I")
-        for other in [other for other in self._running if other != request_id]:
-            self._stop(other, 4)
+        self._shells.clear()
+        for command in list(self._commands):
+            self._stop(command, 4)
         if fields.number("I"):
             fields.text()
             snapshot = self._snapshots.get(fields.text())
-            entries = () if snapshot is None else snapshot.entries.items()
-            self._files.files = {path: entry.data for path, entry in entries if entry.kind == "file"}
-        self.send(request_id, Kind.DONE, struct.pack("<IIIIQQ", 0, 0, 0, 0, 0, 0))
+            self._files.files = {} if snapshot is None else snapshot.contents()
+        self.send(request_id, Kind.DONE, struct.pack("<IIIIQQII", 0, 0, 0, 0, 0, 0, 0, 0))

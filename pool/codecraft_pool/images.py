@@ -7,35 +7,16 @@ image_id = await images.ensure("codecraft/base", progress=progress)
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from codecraft_pool._image_progress import ImageProgress, NoProgress, relay
+from codecraft_pool._image_progress import ImageProgress, NoProgress
+from codecraft_pool._pull import pull
 from codecraft_pool.docker_daemon import DockerDaemon
-from codecraft_pool.errors import CallRefused, DaemonUnavailable, ImageUnavailable
+from codecraft_pool.errors import CallRefused, ImageUnavailable
+from codecraft_pool.image_names import OUR_PREFIX, Aliases, full_reference, names_file, site_aliases
 from codecraft_pool.recipes import RECIPE_LABEL, Recipe, builtin_recipes
-
-OUR_PREFIX = "codecraft/"
-PULL_PAUSES_S: tuple[float, ...] = (0.5, 1.0, 2.0)  # between attempts; a registry that restarts is back by then
-PULL_LIMIT_S = 3600.0
-STALL_LIMIT_S = 180.0  # the daemon says something every 100 ms while bytes come; extracting a huge layer can be silent
-# Answers of a registry, or of the daemon, that another attempt would not change.
-_FINAL = re.compile(
-    r"manifest unknown|not found|does not exist|denied|unauthorized|no matching manifest|no space left"
-    r"|invalid reference|not supported|HTTP response to HTTPS client|x509:|no such host",
-    re.IGNORECASE,
-)
-_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
-_HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::\d+)?"
-_REFERENCE = re.compile(
-    rf"(?:{_HOST}/)?{_PART}(?:/{_PART})*"
-    r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>[a-z0-9]+:[0-9a-fA-F]{32,}))?",
-    re.ASCII,
-)
-_IMAGE_ID = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +28,18 @@ class ImageInfo:
     size_bytes: int
     recipe: str | None
     """Digest of the recipe that it was made by, if it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What matters of an image at the daemon to those who start containers of it."""
+
+    image_id: str
+    os: str
+    """Empty, as `arch`, where the image does not say."""
+    arch: str
+    volumes: tuple[str, ...]
+    """Directories for which the daemon would make a writable volume."""
 
 
 @dataclass(slots=True, eq=False)
@@ -66,23 +59,6 @@ class _Flight:
             listener.line(text)
 
 
-def full_reference(reference: str) -> str:
-    """The reference with `:latest` where it has neither tag nor digest.
-
-    Raises:
-        ImageUnavailable: it is no image reference at all.
-    """
-    if _IMAGE_ID.fullmatch(reference):
-        return reference
-    match = _REFERENCE.fullmatch(reference)
-    if match is None or len(reference) > 512:
-        raise ImageUnavailable(
-            f"{reference[:100]!r} is not an image reference: expected something like 'debian:bookworm' or "
-            "'registry.local:5000/team/image:tag', in lower case"
-        )
-    return reference if match["tag"] or match["digest"] else f"{reference}:latest"
-
-
 def _named(image: Mapping[str, Any]) -> list[ImageInfo]:
     # The daemon sends null, not something empty, where there are no names or no labels.
     names: list[str] = image.get("RepoTags") or []
@@ -92,7 +68,15 @@ def _named(image: Mapping[str, Any]) -> list[ImageInfo]:
 
 
 class Images:
-    """The images of one daemon. Owns no task beyond the calls that wait for it."""
+    """The images of one daemon. Owns no task beyond the calls that wait for it.
+
+    Args:
+        daemon: The connection; owned by the caller.
+        aliases: What is used instead of an image, by its name or by a pattern that ends in ``*`` (as the target then
+            does); before those of this site (CODECRAFT_IMAGE_ALIASES: pairs ``name=target`` with commas between them,
+            or a TOML file with a table ``aliases``).
+        recipes: How images are made that are neither here nor in a registry; by default those of this package.
+    """
 
     def __init__(
         self,
@@ -102,7 +86,8 @@ class Images:
         recipes: Mapping[str, Recipe] | None = None,
     ) -> None:
         self._daemon = daemon
-        self._aliases = {full_reference(name): full_reference(target) for name, target in (aliases or {}).items()}
+        self._given_aliases = dict(aliases or {})
+        self._aliases: Aliases | None = None
         self._recipes = recipes
         self._flights: dict[str, _Flight] = {}
 
@@ -119,13 +104,13 @@ class Images:
             ImageUnavailable: it cannot be had; the message says what was tried and what to do.
             LaunchError: the daemon refused or went away.
         """
-        name = self._resolve(reference)
-        return await self._share(name, lambda listener: self._have(name, listener), progress)
+        asked, name = full_reference(reference), await self.resolve(reference)
+        return await self._share(name, lambda listener: self._have(name, asked, listener), progress)
 
     async def pull(self, reference: str, *, progress: ImageProgress | None = None) -> str:
         """The id of the image, fetched from its registry whether it is here or not. Raises: as `ensure`."""
-        name = self._resolve(reference)
-        return await self._share(f"pull {name}", lambda listener: self._pull(name, listener), progress)
+        asked, name = full_reference(reference), await self.resolve(reference)
+        return await self._share(f"pull {name}", lambda listener: self._pull(name, asked, listener), progress)
 
     async def build(self, name: str, *, progress: ImageProgress | None = None) -> str:
         """The id of the image of the recipe `name`, built unless this very recipe's is here. Raises: as `ensure`."""
@@ -133,11 +118,33 @@ class Images:
         if recipe is None:
             known = ", ".join(sorted(await self.recipes())) or "none"
             raise ImageUnavailable(f"there is no recipe for image {name[:100]!r}; recipes: {known}")
-        return await self._share(f"build {recipe.name}", lambda listener: self._build(recipe, listener), progress)
+        return await self.make(recipe, progress=progress)
+
+    async def make(self, recipe: Recipe, *, progress: ImageProgress | None = None) -> str:
+        """The id of the image of any recipe, built unless this very recipe's is here. Raises: as `ensure`."""
+        key = f"build {recipe.name}:{recipe.digest()}"
+        return await self._share(key, lambda listener: self._build(recipe, listener), progress)
 
     async def find(self, reference: str) -> str | None:
         """The id of the image if it is at the daemon, else None; nothing is pulled or built."""
-        return await self._inspect(self._resolve(reference))
+        facts = await self.inspect(reference)
+        return None if facts is None else facts.image_id
+
+    async def inspect(self, reference: str) -> ImageFacts | None:
+        """What there is to know of the image if it is at the daemon, else None. Raises: as `ensure`."""
+        return await self._inspect(await self.resolve(reference))
+
+    async def volumes(self, image_id: str) -> tuple[str, ...]:
+        """The directories for which the daemon would give containers of an image writable volumes.
+
+        Raises:
+            ImageUnavailable: the image is not here.
+            LaunchError: the daemon refused or went away.
+        """
+        facts = await self._inspect(image_id)
+        if facts is None:
+            raise ImageUnavailable(f"image {image_id} is gone already: is something removing images?")
+        return facts.volumes
 
     async def list(self) -> list[ImageInfo]:
         """Every named image of the daemon, by name."""
@@ -152,9 +159,17 @@ class Images:
             self._recipes = await asyncio.to_thread(builtin_recipes)
         return self._recipes
 
-    def _resolve(self, reference: str) -> str:
-        name = full_reference(reference)
-        return self._aliases.get(name, name)
+    async def resolve(self, reference: str) -> str:
+        """The full reference of what is used for *reference*: its alias, or itself.
+
+        Raises:
+            ImageUnavailable: it is no image reference, or the aliases of this site make no sense.
+        """
+        if self._aliases is None:
+            # A thread only where there is a file to read: those who ask at once then join in the order of asking.
+            site = await asyncio.to_thread(site_aliases) if names_file() else site_aliases()
+            self._aliases = Aliases.of({**site, **self._given_aliases})
+        return self._aliases.resolve(reference)
 
     async def _share(
         self, key: str, have: Callable[[ImageProgress], Awaitable[str]], progress: ImageProgress | None
@@ -189,9 +204,9 @@ class Images:
         self._flights[key] = flight
         return flight
 
-    async def _have(self, name: str, progress: ImageProgress) -> str:
-        if (image_id := await self._inspect(name)) is not None:
-            return image_id
+    async def _have(self, name: str, asked: str, progress: ImageProgress) -> str:
+        if (facts := await self._inspect(name)) is not None:
+            return self._usable(name, facts)
         recipe = self._recipe_for(name, await self.recipes())
         if name.startswith(OUR_PREFIX):
             # Nobody publishes these: a pull could only bring a stranger's image of that name.
@@ -202,12 +217,22 @@ class Images:
                 )
             return await self._build(recipe, progress)
         try:
-            return await self._pull(name, progress)
+            return await self._pull(name, asked, progress)
         except ImageUnavailable as error:
             if recipe is None:
                 raise
             progress.line(f"{error}; building it instead")
             return await self._build(recipe, progress)
+
+    def _usable(self, name: str, facts: ImageFacts) -> str:
+        """The id of an image whose programs this daemon's machine can run."""
+        here = self._daemon.info.arch
+        if facts.os not in ("", "linux") or (facts.arch and here not in (facts.arch, "?")):
+            raise ImageUnavailable(
+                f"image {name} is for {facts.os}/{facts.arch}, and the container daemon's machine is linux/{here}: "
+                f"remove it and pull or build the one for {here}, or give an alias for it"
+            )
+        return facts.image_id
 
     @staticmethod
     def _recipe_for(name: str, recipes: Mapping[str, Recipe]) -> Recipe | None:
@@ -215,7 +240,7 @@ class Images:
         recipe = recipes.get(repository)
         return recipe if recipe is not None and tag in ("latest", recipe.digest()) else None
 
-    async def _inspect(self, name: str) -> str | None:
+    async def _inspect(self, name: str) -> ImageFacts | None:
         try:
             image = await self._daemon.call(
                 None, lambda: self._daemon.client.images.inspect(name), what=f"inspect image {name}"
@@ -224,67 +249,32 @@ class Images:
             if error.status == 404:
                 return None
             raise
-        return str(image["Id"])
+        volumes: Mapping[str, Any] = (image.get("Config") or {}).get("Volumes") or {}
+        return ImageFacts(
+            str(image["Id"]), str(image.get("Os") or ""), str(image.get("Architecture") or ""), tuple(sorted(volumes))
+        )
 
     async def _build(self, recipe: Recipe, progress: ImageProgress) -> str:
         built = f"{recipe.name}:{recipe.digest()}"
-        image_id = await self._inspect(built)
-        if image_id is None:
+        facts = await self._inspect(built)
+        if facts is None:
             await recipe.build(self._daemon, progress=progress)
-            image_id = await self._inspect(built)
-        if image_id is None:
+            facts = await self._inspect(built)
+        if facts is None:
             raise ImageUnavailable(f"image {built} was built, and is gone already: is something removing images?")
         await self._daemon.call(
             None,
             lambda: self._daemon.client.images.tag(built, recipe.name, tag="latest"),
             what=f"name image {recipe.name}",
         )
-        return image_id
+        return self._usable(built, facts)
 
-    async def _pull(self, name: str, progress: ImageProgress) -> str:
-        reason = ""
-        for attempt, pause_s in enumerate([*PULL_PAUSES_S, None], start=1):
-            try:
-                await self._pull_once(name, progress)
-            except CallRefused as error:
-                reason = error.reason
-                if 400 <= error.status < 500 or _FINAL.search(reason):
-                    raise self._unavailable(name, reason, attempt) from error
-            except DaemonUnavailable as error:
-                reason = str(error)
-            else:
-                if image_id := await self._inspect(name):
-                    return image_id
-                reason = "the daemon reported success and does not have it"
-            if pause_s is not None:
-                progress.line(f"pulling {name} failed ({reason}); again in {pause_s:g} s")
-                await asyncio.sleep(pause_s)
-        raise self._unavailable(name, reason, len(PULL_PAUSES_S) + 1)
-
-    async def _pull_once(self, name: str, progress: ImageProgress) -> None:
-        what = f"pull image {name}"
-        repository, _, tag = name.rpartition(":")
-        # A digest stays in the name; a tag goes apart, since without one the daemon pulls every tag there is.
-        params = [("fromImage", name)] if "@" in name else [("fromImage", repository), ("tag", tag)]
-        async with self._daemon.lane("pull"):
-            with self._daemon.explained(what, limit_s=PULL_LIMIT_S):
-                async with (
-                    asyncio.timeout(PULL_LIMIT_S),
-                    self._daemon.messages(
-                        "images/create", what=what, params=params, stall_limit_s=STALL_LIMIT_S
-                    ) as messages,
-                ):
-                    async for message in messages:
-                        relay(message, progress)
-
-    @staticmethod
-    def _unavailable(name: str, reason: str, attempts: int) -> ImageUnavailable:
-        times = "one attempt" if attempts == 1 else f"{attempts} attempts"
-        return ImageUnavailable(
-            f"image {name} is not here and cannot be pulled ({times}; {reason}): check its name, bring it with "
-            "`docker load`, give an alias for it, or use an image that can be made here "
-            "(`codecraft images list` shows them, `codecraft images build NAME` makes one)"
-        )
+    async def _pull(self, name: str, asked: str, progress: ImageProgress) -> str:
+        await pull(self._daemon, name, progress, asked=asked)
+        facts = await self._inspect(name)
+        if facts is None:
+            raise ImageUnavailable(f"image {name} was pulled, and is gone already: is something removing images?")
+        return self._usable(name, facts)
 
 
-__all__ = ["ImageInfo", "ImageProgress", "Images", "full_reference"]
+__all__ = ["ImageFacts", "ImageInfo", "ImageProgress", "Images", "full_reference"]

@@ -5,8 +5,8 @@ on the machine has. As anybody else, a user namespace maps that one user, comman
 the guest is protected by being PID 1 (no signal reaches it from inside) and not dumpable (no trace, no /proc/1/mem).
 
 Everything of the host that is visible inside is on a list; home, run, tmp and the rest are not there. There is no
-network but a loopback of its own. Processes are limited in number; memory is not, beyond the size of the writable
-trees.
+network but a loopback of its own. Processes are limited in number. Where control groups can be made, memory, processes
+and CPU are limited as in a container; elsewhere each process's own memory is, which bounds no sandbox as a whole.
 """
 
 from __future__ import annotations
@@ -19,75 +19,57 @@ import subprocess
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
-from importlib.resources import files
 from itertools import count
 from pathlib import Path
 from typing import Final, cast
 
 from codecraft_pool._aio import finish
+from codecraft_pool.bubblewrap import Source, bubblewrap_command, check_root
+from codecraft_pool.cgroups import ControlGroup, ControlGroups, GroupLimits, group_name
 from codecraft_pool.channel import Channel
 from codecraft_pool.errors import BackendUnavailable, LaunchError
 from codecraft_pool.guest_binary import guest_path
+from codecraft_pool.launcher import LauncherStats
+from codecraft_pool.owner import RUN_PREFIX as RUN_PREFIX
 from codecraft_pool.owner import Owner
 from codecraft_pool.sandbox import Sandbox
 from codecraft_pool.snapshot import Snapshot, remove_tree, unpack
-from codecraft_pool.spec import HOME, HOSTS, STORE, WORKSPACE, SandboxSpec, writable_trees
+from codecraft_pool.spec import STORE, SandboxSpec
 
-RUN_PREFIX: Final = "codecraft-run-"
 _HELLO_LIMIT_S: Final = 10.0
 _END_LIMIT_S: Final = 5.0
-# What the guest needs: become another user, own and open files whatever their mode, kill, and give the rest away.
-_CAPABILITIES: Final = ("SETUID", "SETGID", "CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETPCAP")
+_GROUP_PAUSE_S: Final = 0.01
 # A block of uids that no distribution hands out; each sandbox of a process has its own, so that limits are counted
 # apart.
 _FIRST_UID: Final = 0x6000_0000
 _UIDS_PER_PROCESS: Final = 4096
-# Without root: what the one user is called inside. Not 0, to which /proc gives files of the guest.
-_ALONE_UID: Final = 1000
 _NUMBERS: Final = count()  # for all launchers of this process, whose sandboxes must not share a uid
-_HOST_FILES: Final = (
-    "/etc/alternatives",
-    "/etc/ld.so.cache",
-    "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d",
-    "/etc/localtime",
-    "/etc/ssl/certs",
-    "/etc/ssl/openssl.cnf",
-    "/etc/mime.types",
-    "/etc/magic",
-)
-_READ_ONLY_PROC: Final = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
-_HIDDEN_PROC: Final = (
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/timer_list",
-    "/proc/sched_debug",
-    "/proc/kallsyms",
-    "/proc/kmsg",
-)
-# Of the guest's own files in /proc, those by which a process of the guest's own user could change it: no restore would
-# bring that back, and all later commands would inherit it.
-_GUEST_PROC: Final = ("autogroup", "coredump_filter", "oom_adj", "oom_score_adj")
 
 
 class LocalLauncher:
     """Starts sandboxes with bubblewrap. Use it as ``async with LocalLauncher() as launcher``.
 
+    Args:
+        root: A directory with a root file system (an unpacked image, a debootstrap), which sandboxes get read-only; by
+            default they get this machine's /usr. It must not change while sandboxes run.
+
     Raises:
-        BackendUnavailable: bubblewrap is missing or not allowed here.
+        BackendUnavailable: bubblewrap is missing or not allowed here, or *root* holds no root file system.
     """
 
     name = "local"
 
-    def __init__(self) -> None:
+    def __init__(self, *, root: Path | str | None = None) -> None:
         self._bwrap = shutil.which("bwrap") or ""
         if not self._bwrap:
             raise BackendUnavailable(
                 "the local launcher needs bubblewrap, which is not installed (Debian: apt-get install bubblewrap)"
             )
+        self._root = None if root is None else check_root(Path(root))
         self._guest = guest_path()
         self._is_root = os.geteuid() == 0
         self._owner = Owner.current()
+        self._groups = ControlGroups.find()
         self._run_dir: Path | None = None
         self._placing: dict[str, asyncio.Task[None]] = {}
         self._running: dict[str, _Process] = {}
@@ -96,7 +78,13 @@ class LocalLauncher:
     @property
     def description(self) -> str:
         """In one line: what the sandboxes run on."""
-        return f"bubblewrap over this machine's /usr, as {'root' if self._is_root else 'an unprivileged user'}"
+        user = "root" if self._is_root else "an unprivileged user"
+        over = "this machine's /usr" if self._root is None else str(self._root)
+        return f"bubblewrap over {over}, as {user}; {self._groups.description}"
+
+    def stats(self) -> LauncherStats:
+        """Return how it reaches its sandboxes."""
+        return LauncherStats(transport="socketpair")
 
     async def __aenter__(self) -> LocalLauncher:
         return self
@@ -108,12 +96,11 @@ class LocalLauncher:
         """Check that *spec* can be had; there is no image to fetch.
 
         Raises:
-            BackendUnavailable: The task needs root, which only a container gives.
+            BackendUnavailable: The task needs root or a layer over the root file system, which only a container gives.
         """
-        if spec.user == "root":
-            raise BackendUnavailable(
-                "the local launcher gives no root user inside; choose backend='docker' for this task"
-            )
+        if spec.user == "root" or spec.reset == "overlay":
+            what = "root user inside" if spec.user == "root" else "layer over the root file system"
+            raise BackendUnavailable(f"the local launcher gives no {what}; choose backend='docker' for this task")
 
     async def start(self, spec: SandboxSpec) -> Sandbox:
         """Return a new sandbox.
@@ -129,7 +116,13 @@ class LocalLauncher:
         uid = _FIRST_UID + (self._owner.pid & 0xFFFF) * _UIDS_PER_PROCESS + number % _UIDS_PER_PROCESS
         process = _Process(sandbox_id, self._running)
         try:
-            process.spawn(self._command(spec, uid), _etc_files(uid if self._is_root else _ALONE_UID))
+            group = self._groups.make(
+                group_name(self._owner, number), GroupLimits(spec.memory_bytes, spec.cpus, spec.max_processes)
+            )
+            own_memory = None if self._groups.limits_memory else spec.memory_bytes
+            source = Source(self._bwrap, self._guest, self._directory() / "snapshots", self._root)
+            command = bubblewrap_command(source, spec, uid if self._is_root else None)
+            process.spawn(*command, group, data_bytes=own_memory)
             channel = await process.connect()
             await channel.hello(limit_s=_HELLO_LIMIT_S)
             sandbox = Sandbox(sandbox_id, spec, channel, self)
@@ -173,79 +166,6 @@ class LocalLauncher:
             (self._run_dir / "snapshots").mkdir(mode=0o755)
         return self._run_dir
 
-    def _command(self, spec: SandboxSpec, uid: int) -> list[str]:
-        """Return bubblewrap's command line, up to the files that `_Process.spawn` adds."""
-        words = [self._bwrap, "--die-with-parent", "--as-pid-1", "--new-session", "--clearenv", "--hostname", "sandbox"]
-        words += ["--unshare-pid", "--unshare-ipc", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
-        # Without root they count within the user namespace only, for the files of its one user.
-        alone = ["--unshare-user", "--uid", f"{_ALONE_UID}", "--gid", f"{_ALONE_UID}"]
-        words += ["--cap-drop", "ALL"] if self._is_root else alone
-        for capability in _CAPABILITIES:
-            words += ["--cap-add", f"CAP_{capability}"]
-        words += _mounts(self._directory() / "snapshots", self._guest, spec)
-        if not self._is_root:
-            words += _guards()
-        agent = f"{uid}:{uid}" if self._is_root else "self"
-        guest = [f"{STORE}/guest", "--agent", agent, "--max-processes", str(spec.max_processes), "--seccomp"]
-        return [*words, "--", *guest]
-
-
-def _mounts(snapshots: Path, guest: Path, spec: SandboxSpec) -> list[str]:
-    words = ["--ro-bind", "/usr", "/usr"]
-    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
-        link = Path("/") / name
-        if link.is_symlink():
-            words += ["--symlink", os.readlink(link), str(link)]
-        elif link.is_dir():
-            words += ["--ro-bind", str(link), str(link)]
-    for path in own_packages(Path(str(files("codecraft_pool"))).parent):
-        words += ["--perms", "0700", "--tmpfs", path]
-    words += ["--perms", "0755", "--dir", "/etc"]
-    for path in _HOST_FILES:
-        words += ["--ro-bind-try", path, path]
-    words += ["--proc", "/proc"]
-    for path in _READ_ONLY_PROC:
-        words += ["--ro-bind-try", path, path]
-    for path in _HIDDEN_PROC:
-        words += ["--ro-bind", "/dev/null", path] if os.path.exists(path) else []
-    words += ["--dev", "/dev"]
-    for tree in writable_trees():
-        words += ["--perms", "0755", "--size", str(spec.tree_bytes), "--tmpfs", tree.tree]
-    words += ["--remount-ro", "/dev"]  # the directory only: not the devices, nor what is mounted below
-    words += ["--perms", "0700", "--dir", STORE, "--ro-bind", str(snapshots), f"{STORE}/snapshots"]
-    return [*words, "--ro-bind", str(guest), f"{STORE}/guest", "--chdir", WORKSPACE]
-
-
-def own_packages(home: Path) -> list[str]:
-    """Return this project's packages in *home* if that is below /usr: their tasks say how they are graded."""
-    return [str(path) for path in home.resolve().glob("codecraft_*") if path.is_dir() and path.is_relative_to("/usr")]
-
-
-def _guards() -> list[str]:
-    """Return bubblewrap's words that close files of the guest's in /proc, those that this kernel has."""
-    words: list[str] = []
-    for own, guests in (("/proc/self", "/proc/1"), (f"/proc/self/task/{os.getpid()}", "/proc/1/task/1")):
-        for name in _GUEST_PROC:
-            if os.path.exists(f"{own}/{name}"):
-                words += ["--ro-bind", "/dev/null", f"{guests}/{name}"]
-    return words
-
-
-def _etc_files(uid: int) -> dict[str, bytes]:
-    """Return the files of /etc that must not be the host's."""
-    users = (
-        "root:x:0:0:root:/root:/bin/sh",
-        f"agent:x:{uid}:{uid}:agent:{HOME}:/bin/sh",
-        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin",
-    )
-    groups = ("root:x:0:", f"agent:x:{uid}:", "nogroup:x:65534:")
-    return {
-        "/etc/passwd": "".join(f"{line}\n" for line in users).encode(),
-        "/etc/group": "".join(f"{line}\n" for line in groups).encode(),
-        "/etc/hosts": HOSTS,
-        "/etc/nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
-    }
-
 
 async def _remove(path: Path) -> None:
     try:
@@ -262,14 +182,16 @@ class _Process(asyncio.Protocol):
         self._running = running
         self._loop = asyncio.get_running_loop()
         self._popen: subprocess.Popen[bytes] | None = None
+        self._group: ControlGroup | None = None
         self._socket: socket.socket | None = None
         self._stderr: int | None = None
         self._transport: asyncio.Transport | None = None
         self._channel: Channel | None = None
         self._ended = self._loop.create_future()
 
-    def spawn(self, command: list[str], etc: dict[str, bytes]) -> None:
-        """Start the process; from then on `end` is owed."""
+    def spawn(self, command: list[str], etc: dict[str, bytes], group: ControlGroup, *, data_bytes: int | None) -> None:
+        """Start the process in *group*, which it then owns; from then on `end` is owed."""
+        self._group = group
         ours, theirs = socket.socketpair()
         stderr_read, stderr_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._socket, self._stderr = ours, stderr_read
@@ -277,8 +199,13 @@ class _Process(asyncio.Protocol):
         split = command.index("--")
         try:
             with _pipes(etc) as (words, descriptors):
+                shown = group.shown_inside()
+                words += ["--perms", "0700", "--dir", "/sys"] if shown else []  # for the guest alone
+                for path, inside in shown:
+                    words += ["--ro-bind", str(path), inside]
+                whole = [*command[:split], *words, "--remount-ro", "/", *command[split:]]
                 self._popen = subprocess.Popen(
-                    [*command[:split], *words, "--remount-ro", "/", *command[split:]],
+                    group.entering(whole, data_bytes=data_bytes),
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
                     stderr=stderr_write,
@@ -310,6 +237,8 @@ class _Process(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._read_stderr()
         if self._channel is not None:
+            if self._group is not None and self._group.had_too_little_memory():
+                self._channel.feed_stderr(b"it had reached its memory limit, and the kernel killed processes for it")
             self._channel.eof()
 
     def write(self, data: bytes) -> None:
@@ -350,6 +279,14 @@ class _Process(asyncio.Protocol):
         self._popen.wait()  # returns at once: the pidfd was readable
         self._read_stderr()
         self._close_stderr()
+        self._remove_group(self._loop.time() + _END_LIMIT_S)
+
+    def _remove_group(self, deadline_s: float) -> None:
+        """Remove the group, which the kernel may hold for a moment longer than the process; then all is over."""
+        assert self._group is not None
+        if not self._group.remove() and self._loop.time() < deadline_s:
+            self._loop.call_later(_GROUP_PAUSE_S, self._remove_group, deadline_s)
+            return
         self._running.pop(self._id, None)
         if not self._ended.done():
             self._ended.set_result(None)
@@ -360,6 +297,8 @@ class _Process(asyncio.Protocol):
         if self._popen is None:
             self._running.pop(self._id, None)
             self._close_stderr()
+            if self._group is not None:
+                self._group.remove()
             return
         await asyncio.wait([self._ended], timeout=_END_LIMIT_S)
         if not self._ended.done():

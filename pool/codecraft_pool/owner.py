@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+RUN_PREFIX: Final = "codecraft-run-"
+"""How the run directories of launchers are named; an owner follows, and something to tell them apart."""
+
 _FORM: Final = re.compile(r"([0-9a-f]{8})-(\d{1,10})-(\d{1,20})")
 
 
@@ -48,8 +51,12 @@ class Owner:
 
 def _boot() -> str:
     """Name this boot and this process id namespace: only within both does a process id mean the same process."""
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text()
-    return hashlib.sha256(f"{boot_id}{os.readlink('/proc/self/ns/pid')}".encode()).hexdigest()[:8]
+    return hashlib.sha256(f"{boot_id()}{os.readlink('/proc/self/ns/pid')}".encode()).hexdigest()[:8]
+
+
+def boot_id() -> str:
+    """Return the kernel's random name for this boot of the machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text()
 
 
 def _is_hidden(pid: int) -> bool:

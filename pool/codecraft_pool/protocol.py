@@ -6,15 +6,14 @@ Nothing here waits, and nothing is allocated by a number that the other side mer
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from functools import lru_cache
-from typing import Final, NamedTuple, NewType
+from typing import Final, NamedTuple
 
 from codecraft_pool.errors import ProtocolError
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 MAX_PAYLOAD_BYTES: Final = 1 << 24
 MAX_READ_BYTES: Final = 1 << 23
 AGENT: Final = 0xFFFF_FFFF
@@ -22,9 +21,8 @@ AGENT: Final = 0xFFFF_FFFF
 
 _HEADER: Final = struct.Struct("<IIB3s")
 _U32: Final = struct.Struct("<I")
-_RUN: Final = struct.Struct("<IQIII")
-_EXIT: Final = struct.Struct("<BBHiQQQQ")
-_DONE: Final = struct.Struct("<IIIIQQ")
+_EXIT: Final = struct.Struct("<BBHiQQQQQ")
+_DONE: Final = struct.Struct("<IIIIQQII")
 _DATA: Final = struct.Struct("<QI")
 _HELLO: Final = struct.Struct("<III")
 _ERROR: Final = struct.Struct("<i")
@@ -39,6 +37,12 @@ class Kind(IntEnum):
     READ = 0x04
     RESTORE = 0x05
     PING = 0x06
+    SHELL = 0x07
+    SHELL_RUN = 0x08
+    INTERRUPT = 0x09
+    SHELL_CLOSE = 0x0A
+    TOOL = 0x0B
+    IMPORT = 0x0C
     HELLO = 0x80
     OUTPUT = 0x81
     EXIT = 0x82
@@ -56,6 +60,23 @@ class Stop(IntEnum):
     OUTPUT_CAP = 2
     CANCELLED = 3
     RESTORED = 4
+    CPU_LIMIT = 5
+
+
+class ExitFlag(IntFlag):
+    """What else the guest noticed when a command ended."""
+
+    OUT_OF_MEMORY = 1
+    SHELL_ENDED = 2
+
+
+class Tool(IntEnum):
+    """What a TOOL does: its output is specified in pool/README.md."""
+
+    DIGEST = 1
+    EXPORT = 2
+    INSPECT = 3
+    STAT = 4
 
 
 class WriteFlag(IntFlag):
@@ -93,11 +114,13 @@ class Exit(NamedTuple):
     user_us: int
     system_us: int
     peak_kib: int
+    dropped_bytes: int = 0
+    flags: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A WRITE or RESTORE that worked; `body` is read with `wrote` or `restored`."""
+    """A request that worked; `body` is read with `wrote` or `restored`, and empty after what has nothing to say."""
 
     id: int
     body: bytes
@@ -146,16 +169,18 @@ class TreeRestore:
 
 @dataclass(frozen=True, slots=True)
 class RestoreCounts:
-    """What a RESTORE did."""
+    """What a RESTORE did; `kept` entries were left alone, `compared` ones of these (or of those made) by content."""
 
     killed: int
     removed: int
     made: int
+    kept: int
+    compared: int
     copied_bytes: int
     wall_ns: int
 
 
-# --- encoding ---------------------------------------------------------------------------------------------------------
+# --- encoding; the requests are in requests.py ---
 
 
 def encode_frame(request_id: int, kind: int, payload: bytes) -> bytes:
@@ -169,95 +194,6 @@ def encode_frame(request_id: int, kind: int, payload: bytes) -> bytes:
             f"a {Kind(kind).name} of {len(payload)} bytes is over the frame limit of {MAX_PAYLOAD_BYTES}"
         )
     return _HEADER.pack(len(payload), request_id, kind, b"\0\0\0") + payload
-
-
-def _string(text: str | bytes) -> bytes:
-    data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
-    return _U32.pack(len(data)) + data
-
-
-EncodedStrings = NewType("EncodedStrings", bytes)
-"""A list of strings as RUN holds it; made once where the same list goes into every frame."""
-
-
-def encode_strings(items: Sequence[str | bytes]) -> EncodedStrings:
-    """Return a counted list of strings."""
-    return EncodedStrings(_U32.pack(len(items)) + b"".join(map(_string, items)))
-
-
-def encode_shell(shell: str, text: str) -> EncodedStrings:
-    """Return the argv ``shell -c text``."""
-    return EncodedStrings(_shell_head(shell) + _string(text))
-
-
-@lru_cache(maxsize=16)
-def _shell_head(shell: str) -> bytes:
-    return _U32.pack(3) + _string(shell) + _string("-c")
-
-
-def encode_run(
-    request_id: int,
-    argv: Sequence[str | bytes] | EncodedStrings,
-    *,
-    cwd: str = "/",
-    env: Sequence[str | bytes] | EncodedStrings = (),
-    stdin: bytes = b"",
-    limit_ms: int = 10_000,
-    max_output_bytes: int = 1 << 20,
-    uid: int = AGENT,
-    gid: int = AGENT,
-    merge_stderr: bool = False,
-) -> bytes:
-    """Return a RUN frame; `env` holds ``NAME=value`` items and is the whole environment."""
-    parts = (
-        _RUN.pack(limit_ms, max_output_bytes, uid, gid, int(merge_stderr)),
-        _string(cwd),
-        argv if isinstance(argv, bytes) else encode_strings(argv),
-        env if isinstance(env, bytes) else encode_strings(env),
-        _string(stdin),
-    )
-    return encode_frame(request_id, Kind.RUN, b"".join(parts))
-
-
-def encode_cancel(request_id: int) -> bytes:
-    """Return the CANCEL of a running RUN."""
-    return encode_frame(request_id, Kind.CANCEL, b"")
-
-
-def encode_write(
-    request_id: int,
-    root: str,
-    path: str,
-    data: bytes,
-    *,
-    mode: int = 0o644,
-    offset: int = 0,
-    flags: WriteFlag = WriteFlag.TRUNCATE | WriteFlag.PARENTS,
-    uid: int = AGENT,
-    gid: int = AGENT,
-) -> bytes:
-    """Return a WRITE frame for at most one frame's worth of data."""
-    head = struct.pack("<IQIII", mode, offset, int(flags), uid, gid)
-    return encode_frame(request_id, Kind.WRITE, b"".join((_string(root), _string(path), head, _string(data))))
-
-
-def encode_read(request_id: int, root: str, path: str, *, offset: int = 0, length: int = MAX_READ_BYTES) -> bytes:
-    """Return a READ frame."""
-    body = _string(root) + _string(path) + struct.pack("<QI", offset, length)
-    return encode_frame(request_id, Kind.READ, body)
-
-
-def encode_restore(request_id: int, trees: Sequence[TreeRestore] = ()) -> bytes:
-    """Return a RESTORE frame; without trees it only ends every process."""
-    parts = [struct.pack("<II", 0, len(trees))]
-    for tree in trees:
-        parts += (_string(tree.tree), _string(tree.snapshot), struct.pack("<III", tree.uid, tree.gid, tree.mode))
-    return encode_frame(request_id, Kind.RESTORE, b"".join(parts))
-
-
-def encode_ping(request_id: int, data: bytes = b"") -> bytes:
-    """Return a PING frame."""
-    return encode_frame(request_id, Kind.PING, data)
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------------
@@ -330,15 +266,18 @@ def _output(request_id: int, payload: bytes) -> Output:
     return Output(request_id, payload[0], payload[1:])
 
 
+_STOPS: Final = tuple(Stop)  # looked up in a fraction of the time of a call
+
+
 def _exit(request_id: int, payload: bytes) -> Exit:
-    how, stop, zero, code, wall_ns, user_us, system_us, peak_kib = _EXIT.unpack(payload)
-    if how > 1 or zero:
+    how, stop, flags, code, wall_ns, user_us, system_us, peak_kib, dropped = _EXIT.unpack(payload)
+    if how > 1 or flags > 3 or stop >= len(_STOPS):
         raise ValueError("it says no known way to end")
-    return Exit(request_id, how == 1, Stop(stop), code, wall_ns, user_us, system_us, peak_kib)
+    return Exit(request_id, how == 1, _STOPS[stop], code, wall_ns, user_us, system_us, peak_kib, dropped, flags)
 
 
 def _done(request_id: int, payload: bytes) -> Done:
-    if len(payload) not in (8, _DONE.size):
+    if len(payload) not in (0, 8, _DONE.size):
         raise ValueError("its length fits no request")
     return Done(request_id, payload)
 
@@ -380,5 +319,5 @@ def restored(done: Done) -> RestoreCounts:
     """Return what a RESTORE did."""
     if len(done.body) != _DONE.size:
         raise ProtocolError(f"request {done.id}: a RESTORE was answered by {len(done.body)} bytes")
-    killed, removed, made, _, copied_bytes, wall_ns = _DONE.unpack(done.body)
-    return RestoreCounts(killed, removed, made, copied_bytes, wall_ns)
+    killed, removed, made, kept, copied_bytes, wall_ns, compared, _ = _DONE.unpack(done.body)
+    return RestoreCounts(killed, removed, made, kept, compared, copied_bytes, wall_ns)

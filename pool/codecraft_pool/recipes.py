@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
 import json
 import os
 import platform
+import posixpath
 import shutil
-import tarfile
 import tempfile
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from codecraft_pool._debian_sources import DEBIAN_KEYRING, machine_sources, machine_suite, package_tool_is_apt
 from codecraft_pool._image_progress import ImageProgress, relay
 from codecraft_pool._program import Program, run_program, run_to_end
+from codecraft_pool.build_context import read_context
 from codecraft_pool.docker_daemon import DockerDaemon, one_line
-from codecraft_pool.errors import ImageUnavailable
+from codecraft_pool.errors import ImageUnavailable, SnapshotError
+from codecraft_pool.owner import Owner
+from codecraft_pool.snapshot import Entry, Snapshot
 
 RECIPE_LABEL = "io.codecraft.recipe"
+SCRATCH_PREFIX = "codecraft-image-"
 BUILD_LIMIT_S = 1800.0
 APT_LIMIT_S = 600.0
 PROBE_LIMIT_S = 10.0
@@ -82,27 +85,67 @@ def _digest(*parts: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DockerfileRecipe:
-    """An image built by the daemon from a Dockerfile and the files that it copies, by name in the build context."""
+    """An image built by the daemon from a Dockerfile and the files that it copies, by name in the build context.
+
+    Files are given as content (mode 644) or as `Entry`. `build_args` are those of ``ARG``; they can be seen in the
+    image's history, so they are no place for secrets. `network` is that of ``RUN``: "" (the daemon's default), "none"
+    or "host".
+    """
 
     name: str
     dockerfile: str
-    files: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    files: Mapping[str, bytes | Entry] = field(default_factory=dict[str, "bytes | Entry"])
+    build_args: Mapping[str, str] = field(default_factory=dict[str, str])
+    target: str = ""
+    """The stage to build; the last one if empty."""
+    network: Literal["", "none", "host"] = ""
+    dockerfile_name: str = "Dockerfile"
+
+    @classmethod
+    def from_directory(
+        cls,
+        name: str,
+        folder: Path | str,
+        *,
+        dockerfile: str = "Dockerfile",
+        build_args: Mapping[str, str] | None = None,
+        target: str = "",
+        network: Literal["", "none", "host"] = "",
+    ) -> DockerfileRecipe:
+        """Return the recipe of a directory as it is now, but for what its .dockerignore leaves out. Blocking.
+
+        Raises:
+            ImageUnavailable: It has no Dockerfile, is too large, or its .dockerignore is not understood.
+            OSError: Some of it cannot be read.
+        """
+        files = read_context(Path(folder), dockerfile=dockerfile)
+        name_in_context = posixpath.normpath(dockerfile)
+        text = files.pop(name_in_context).data.decode("utf-8", "surrogateescape")
+        return cls(name, text, files, dict(build_args or {}), target, network, name_in_context)
 
     def digest(self) -> str:
         """Twelve hexadecimal digits that change with the recipe."""
-        contents = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
-        return _digest("dockerfile", self.name, self.dockerfile, contents)
+        contents = {
+            name: (entry.kind, entry.mode, hashlib.sha256(entry.data).hexdigest())
+            for name, entry in self._entries().items()
+        }
+        options = (dict(self.build_args), self.target, self.network, self.dockerfile_name)
+        return _digest("dockerfile", self.name, contents, options)
 
     async def build(self, daemon: DockerDaemon, *, progress: ImageProgress) -> None:
         """See `Recipe.build`."""
         what = f"build image {self.name}"
-        context = await asyncio.to_thread(self._context)
+        digest, context = await asyncio.to_thread(lambda: (self.digest(), self._context()))
         params = [
-            ("t", f"{self.name}:{self.digest()}"),
+            ("t", f"{self.name}:{digest}"),
+            ("dockerfile", self.dockerfile_name),
             ("rm", "1"),
             ("forcerm", "1"),
-            ("labels", json.dumps({RECIPE_LABEL: self.digest()})),
+            ("buildargs", json.dumps(dict(self.build_args))),
+            ("labels", json.dumps({RECIPE_LABEL: digest})),
         ]
+        params += [("target", self.target)] if self.target else []
+        params += [("networkmode", self.network)] if self.network else []
         headers = {"Content-Type": "application/x-tar"}
         async with daemon.lane("pull"):
             with daemon.explained(what, limit_s=BUILD_LIMIT_S):
@@ -113,15 +156,18 @@ class DockerfileRecipe:
                     async for message in messages:
                         relay(message, progress)
 
+    def _entries(self) -> dict[str, Entry]:
+        files: dict[str, bytes | Entry] = {**self.files, self.dockerfile_name: self._dockerfile()}
+        return {name: Entry("file", data) if isinstance(data, bytes) else data for name, data in files.items()}
+
+    def _dockerfile(self) -> bytes:
+        return self.dockerfile.encode("utf-8", "surrogateescape")
+
     def _context(self) -> bytes:
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as archive:
-            for name, data in sorted({**self.files, "Dockerfile": self.dockerfile.encode()}.items()):
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                member.mode = 0o644
-                archive.addfile(member, io.BytesIO(data))
-        return buffer.getvalue()
+        try:
+            return Snapshot(self._entries()).tar()
+        except SnapshotError as error:
+            raise ImageUnavailable(f"cannot build image {self.name}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +319,7 @@ async def _scratch(is_root: bool) -> AsyncGenerator[dict[str, str]]:
     if not is_root:
         yield environ
         return
-    directory = await asyncio.to_thread(tempfile.mkdtemp, prefix="codecraft-image-")
+    directory = await asyncio.to_thread(tempfile.mkdtemp, prefix=f"{SCRATCH_PREFIX}{Owner.current()}-")
     try:
         await asyncio.to_thread(os.chmod, directory, 0o755)  # apt downloads as a user of its own
         yield {**environ, "TMPDIR": directory}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -20,16 +21,30 @@ from codecraft_pool.errors import SnapshotError
 EPOCH_S: Final = 1_700_000_000
 """Modification time of entries that name none: fixed, so that equal trees have equal names."""
 _MAX_PATH_BYTES: Final = 4096
+_MAX_ATTRIBUTE_BYTES: Final = 1 << 16
+_BLOCK_BYTES: Final = 4096
+_TAR_TYPES: Final = {
+    "file": tarfile.REGTYPE,
+    "dir": tarfile.DIRTYPE,
+    "link": tarfile.SYMTYPE,
+    "hardlink": tarfile.LNKTYPE,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file (`data`), a directory, or a symbolic link (`data` is its target). `mtime_s` in seconds since the epoch."""
+    """A file (`data`), a directory, a symbolic link (`data` is its target), or one more name of a file.
 
-    kind: Literal["file", "dir", "link"]
+    Of a "hardlink", `data` is the path of the file from the tree's root; mode, time and attributes are that file's.
+    `mtime_s` in seconds since the epoch. `attributes` are users' extended attributes (``user.NAME``) of a file or
+    directory, sorted by name.
+    """
+
+    kind: Literal["file", "dir", "link", "hardlink"]
     data: bytes = b""
     mode: int = 0o644
     mtime_s: int = EPOCH_S
+    attributes: tuple[tuple[str, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +58,7 @@ class Snapshot:
         for path, entry in self.entries.items():
             _check_entry(path, entry)
         ordered = dict(sorted(_with_parents(self.entries).items()))
+        _check_hard_links(ordered)
         object.__setattr__(self, "entries", ordered)
         object.__setattr__(self, "id", _digest(ordered))
 
@@ -72,27 +88,59 @@ class Snapshot:
         base = Path(root)
         if not base.is_dir():
             raise SnapshotError(f"{base} is no directory; a snapshot is made from one")
-        entries: dict[str, Entry] = {}
+        paths: list[Path] = []
         for folder, subfolders, files in os.walk(base, followlinks=False, onerror=_raise):
-            for name in subfolders + files:
-                path = Path(folder) / name
-                entries[path.relative_to(base).as_posix()] = _entry_of(path)
+            paths += [Path(folder) / name for name in subfolders + files]
+        entries: dict[str, Entry] = {}
+        first_names: dict[tuple[int, int], str] = {}
+        for path in sorted(paths):
+            name, info = path.relative_to(base).as_posix(), path.lstat()
+            first = name
+            if stat.S_ISREG(info.st_mode) and info.st_nlink > 1:
+                first = first_names.setdefault((info.st_dev, info.st_ino), name)
+            entries[name] = _entry_of(path, info) if first == name else Entry("hardlink", os.fsencode(first))
         return cls(entries)
+
+    def contents(self) -> dict[str, bytes]:
+        """Return the bytes of every file, under each of its names."""
+        files: dict[str, bytes] = {}
+        for path, entry in self.entries.items():
+            if entry.kind == "file":
+                files[path] = entry.data
+            elif entry.kind == "hardlink":
+                files[path] = self.entries[os.fsdecode(entry.data)].data
+        return files
 
     def tar(self, prefix: str = "") -> bytes:
         """Return the tree as a tar archive below *prefix*, everything owned by root."""
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-            for path, entry in {"": Entry("dir", mode=0o755), **self.entries}.items():
-                info = tarfile.TarInfo(str(PurePosixPath(prefix, path)))
-                info.mode, info.mtime = entry.mode, entry.mtime_s
-                info.type = {"file": tarfile.REGTYPE, "dir": tarfile.DIRTYPE, "link": tarfile.SYMTYPE}[entry.kind]
-                if entry.kind == "link":
-                    info.linkname = os.fsdecode(entry.data)
-                if entry.kind == "file":
-                    info.size = len(entry.data)
+            entries = {"": Entry("dir", mode=0o755), **self.entries}
+            later = {path: entry for path, entry in entries.items() if entry.kind == "hardlink"}
+            for path, entry in [
+                *((path, entry) for path, entry in entries.items() if path not in later),
+                *later.items(),
+            ]:
+                info = self._tar_info(path, entry, prefix)
                 archive.addfile(info, io.BytesIO(entry.data) if entry.kind == "file" else None)
         return buffer.getvalue()
+
+    def _tar_info(self, path: str, entry: Entry, prefix: str) -> tarfile.TarInfo:
+        info = tarfile.TarInfo(str(PurePosixPath(prefix, path)))
+        info.type = _TAR_TYPES[entry.kind]
+        if entry.kind == "hardlink":  # some unpackers give mode and time of each name to the file
+            info.linkname = str(PurePosixPath(prefix, os.fsdecode(entry.data)))
+            entry = self.entries[os.fsdecode(entry.data)]
+        elif entry.kind == "link":
+            info.linkname = os.fsdecode(entry.data)
+        else:
+            info.size = len(entry.data)
+        info.mode, info.mtime = entry.mode, entry.mtime_s
+        if info.type != tarfile.LNKTYPE:
+            info.pax_headers = {
+                f"SCHILY.xattr.{name}": value.decode("utf-8", "surrogateescape") for name, value in entry.attributes
+            }
+        return info
 
     def __repr__(self) -> str:
         size = sum(len(entry.data) for entry in self.entries.values())
@@ -106,23 +154,45 @@ def unpack(snapshot: Snapshot, folder: Path) -> None:
         return
     partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder))
     partial.chmod(0o755)
-    for path, entry in snapshot.entries.items():
+    entries = list(snapshot.entries.items())
+    for path, entry in entries:
         place = partial / path
         if entry.kind == "dir":
             place.mkdir(mode=0o700)
         elif entry.kind == "link":
             os.symlink(entry.data, os.fsencode(place))
-        else:
-            place.write_bytes(entry.data)
-    entries = list(snapshot.entries.items())
+        elif entry.kind == "file":
+            _write_file(place, entry.data)
+        for name, value in entry.attributes:
+            os.setxattr(place, name, value)
+    for path, entry in entries:
+        if entry.kind == "hardlink":
+            os.link(partial / os.fsdecode(entry.data), partial / path)
     for path, entry in reversed(entries):  # children before parents, whose times they would change
-        if entry.kind != "link":
+        if entry.kind in ("file", "dir"):
             (partial / path).chmod(entry.mode)
-        os.utime(partial / path, (entry.mtime_s, entry.mtime_s), follow_symlinks=False)
+        if entry.kind != "hardlink":
+            os.utime(partial / path, (entry.mtime_s, entry.mtime_s), follow_symlinks=False)
     os.utime(partial, (EPOCH_S, EPOCH_S))
     with suppress(OSError):
         partial.rename(target)
     remove_tree(partial)
+
+
+def _write_file(place: Path, data: bytes) -> None:
+    """Blocks of zeros become holes, which sandboxes keep."""
+    nothing = bytes(_BLOCK_BYTES)
+    with place.open("wb") as file:
+        if len(data) < 16 * _BLOCK_BYTES:
+            file.write(data)
+            return
+        for at in range(0, len(data), _BLOCK_BYTES):
+            block = data[at : at + _BLOCK_BYTES]
+            if block == nothing:
+                file.seek(at + _BLOCK_BYTES)
+            else:
+                file.write(block)
+        file.truncate(len(data))
 
 
 def remove_tree(path: Path) -> None:
@@ -135,16 +205,25 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _entry_of(path: Path) -> Entry:
-    info = path.lstat()
+def _entry_of(path: Path, info: os.stat_result) -> Entry:
     mode, mtime_s = stat.S_IMODE(info.st_mode) & 0o777, int(info.st_mtime)  # set-id bits are not for sandboxes
     if stat.S_ISLNK(info.st_mode):
         return Entry("link", os.fsencode(path.readlink()), 0o777, mtime_s)
     if stat.S_ISDIR(info.st_mode):
-        return Entry("dir", b"", mode, mtime_s)
+        return Entry("dir", b"", mode, mtime_s, _attributes_of(path))
     if stat.S_ISREG(info.st_mode):
-        return Entry("file", path.read_bytes(), mode, mtime_s)
+        return Entry("file", path.read_bytes(), mode, mtime_s, _attributes_of(path))
     raise SnapshotError(f"{path} is neither file nor directory nor symbolic link; a snapshot cannot hold it")
+
+
+def _attributes_of(path: Path) -> tuple[tuple[str, bytes], ...]:
+    try:
+        names = os.listxattr(path)
+    except OSError as exc:
+        if exc.errno == errno.ENOTSUP:
+            return ()
+        raise
+    return tuple((name, os.getxattr(path, name)) for name in sorted(names) if name.startswith("user."))
 
 
 def _raise(error: OSError) -> None:
@@ -154,8 +233,8 @@ def _raise(error: OSError) -> None:
 def _check_entry(path: str, entry: Entry) -> None:
     """See that the entry can be made on any Linux file system; what cannot would only fail in the sandbox."""
     problem = ""
-    if entry.kind not in ("file", "dir", "link"):
-        problem = f"is of kind {entry.kind!r}, which is neither file nor dir nor link"
+    if entry.kind not in _TAR_TYPES:
+        problem = f"is of kind {entry.kind!r}, which is neither file nor dir nor link nor hardlink"
     elif not 0 <= entry.mode <= 0o777:
         problem = f"has mode {entry.mode:#o}, which is not within 0 and 0o777"
     elif not 0 <= entry.mtime_s < 1 << 33:
@@ -164,8 +243,29 @@ def _check_entry(path: str, entry: Entry) -> None:
         problem = "is a directory with data"
     elif entry.kind == "link" and (not 0 < len(entry.data) < _MAX_PATH_BYTES or b"\0" in entry.data):
         problem = f"is a link whose target is empty, holds a NUL or has {_MAX_PATH_BYTES} bytes or more"
+    elif entry.attributes and entry.kind not in ("file", "dir"):
+        problem = "has attributes, which only files and directories can have"
+    elif list(entry.attributes) != sorted(dict(entry.attributes).items()):
+        problem = "has attributes that are not sorted by name, or one of them twice"
+    elif bad := [name for name, value in entry.attributes if not _is_attribute(name, value)]:
+        problem = f"has an attribute {bad[0]!r}, which is no user.NAME of at most 255 bytes, or over 64 KiB"
     if problem:
         raise SnapshotError(f"snapshot entry {path!r} {problem}")
+
+
+def _is_attribute(name: str, value: bytes) -> bool:
+    size = len(os.fsencode(name))
+    return name.startswith("user.") and 5 < size < 256 and "\0" not in name and len(value) <= _MAX_ATTRIBUTE_BYTES
+
+
+def _check_hard_links(entries: Mapping[str, Entry]) -> None:
+    for path, entry in entries.items():
+        if entry.kind == "hardlink":
+            file = entries.get(os.fsdecode(entry.data))
+            if file is None or file.kind != "file":
+                raise SnapshotError(
+                    f"snapshot entry {path!r} is another name of {entry.data!r}, which is no file of it"
+                )
 
 
 def _is_plain(path: str) -> bool:
@@ -197,4 +297,7 @@ def _digest(entries: Mapping[str, Entry]) -> str:
         name = os.fsencode(path)
         head = f"{entry.kind} {entry.mode:o} {entry.mtime_s} {len(name)} {len(entry.data)}\n"
         digest.update(head.encode() + name + entry.data)
+        for attribute, value in entry.attributes:
+            key = os.fsencode(attribute)
+            digest.update(f"attribute {len(key)} {len(value)}\n".encode() + key + value)
     return digest.hexdigest()

@@ -106,15 +106,29 @@ int channel_flush(struct guest *guest)
 }
 
 /* An ERROR with id 0, for which a slow host gets a moment. */
-void channel_say_last_words(struct guest *guest)
+static void say_last_words(struct guest *guest)
 {
 	uint64_t deadline = now_ns() + LAST_WORDS_NS, now;
 
-	complain("%s", guest->last_words.text);
 	reply_error(guest, 0, &guest->last_words);
 	while (channel_flush(guest) == 0 && guest->replies_blocked && (now = now_ns()) < deadline) {
 		struct pollfd writable = {.fd = guest->channel_out, .events = POLLOUT};
 
 		poll(&writable, 1, (int)((deadline - now) / NS_PER_MS) + 1);
 	}
+}
+
+void channel_say_last_words(struct guest *guest)
+{
+	complain("%s", guest->last_words.text);
+	say_last_words(guest);
+}
+
+/* The guest cannot start. Where it was told to connect, its stderr may go nowhere. */
+void channel_say_why_not(struct guest *guest)
+{
+	if (!guest->connected)
+		return;
+	fail(&guest->last_words, ECANCELED, "%s", last_complaint());
+	say_last_words(guest);
 }

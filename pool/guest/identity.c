@@ -10,9 +10,27 @@
 #include "guest.h"
 
 #define CAPABILITY_VERSION_3 0x20080522u
+#define CAP_CHOWN 0
+#define CAP_DAC_OVERRIDE 1
+#define CAP_FOWNER 3
+#define CAP_FSETID 4
 #define CAP_KILL 5
 #define CAP_SETGID 6
 #define CAP_SETUID 7
+#define CAP_SYS_CHROOT 18
+#define CAP_SYS_ADMIN 21
+#define CAP_MKNOD 27
+#define CAP_SETFCAP 31
+
+/* What installing packages and changing users takes, in a root that is thrown away. Not CAP_SETFCAP: what it writes has
+ * no effect here, and packages do without. Not CAP_SYS_CHROOT: it leads out of the root. Fewer than the guest has, so
+ * that no command may trace it. */
+#define ROOTS_CAPABILITIES                                                                                             \
+	(1u << CAP_CHOWN | 1u << CAP_DAC_OVERRIDE | 1u << CAP_FOWNER | 1u << CAP_FSETID | 1u << CAP_KILL |             \
+	 1u << CAP_SETGID | 1u << CAP_SETUID)
+/* What the guest needs to make a root, and the kernel in the guest's name to copy any file up into its layer. */
+#define MOUNTING_CAPABILITIES                                                                                          \
+	(1u << CAP_SYS_ADMIN | 1u << CAP_SYS_CHROOT | 1u << CAP_FSETID | 1u << CAP_MKNOD | 1u << CAP_SETFCAP)
 
 /* The kernel's own layout; not every libc has a header for it. */
 struct cap_header {
@@ -67,6 +85,36 @@ int drop_all_capabilities(void)
 	const struct cap_data none[2] = {{0, 0, 0}, {0, 0, 0}};
 
 	return set_capabilities(none);
+}
+
+bool is_roots_capability(unsigned long capability)
+{
+	return capability < 32 && (ROOTS_CAPABILITIES >> capability & 1u) != 0;
+}
+
+int drop_to_roots_capabilities(void)
+{
+	struct cap_data data[2];
+
+	if (get_capabilities(data) < 0)
+		return -1;
+	data[0].permitted &= ROOTS_CAPABILITIES;
+	data[0].effective = data[0].permitted;
+	data[1] = (struct cap_data){0, 0, 0};
+	return set_capabilities(data);
+}
+
+int drop_mounting_capabilities(void)
+{
+	struct cap_data data[2];
+
+	if (get_capabilities(data) < 0)
+		return complain("cannot read capabilities: %s", strerror(errno));
+	data[0].permitted &= ~MOUNTING_CAPABILITIES;
+	data[0].effective &= data[0].permitted;
+	if (set_capabilities(data) < 0)
+		return complain("cannot drop the capabilities to mount: %s", strerror(errno));
+	return 0;
 }
 
 static void set_effective(bool all)

@@ -6,7 +6,6 @@
  * SIGKILL pending forks no more, so looks that find somebody new are few, unless a command forks faster than that.
  * Looks end when the command is reaped, not before: whoever traces it keeps its death from the guest, and dies too. */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -22,20 +21,6 @@
 #define PAUSE_MIN_NS (NS_PER_MS / 5)
 #define PAUSE_MAX_NS (10 * NS_PER_MS)
 #define PAUSE_LATE_NS (200 * NS_PER_MS) /* where only commands are left that the kernel holds */
-#define NOBODY (-1)
-
-struct process {
-	pid_t pid, parent;
-	char state;
-	bool ended; /* a zombie, and not only its first thread */
-	int leads;  /* the run that it is the command of, if that has to go */
-	int below;  /* the run that it has to go with */
-};
-
-struct table {
-	struct process *processes;
-	size_t count, capacity;
-};
 
 /* What one look found, for each run. */
 struct look {
@@ -43,84 +28,6 @@ struct look {
 	size_t fresh[RUNS_MAX]; /* killed for the first time */
 	size_t lost;            /* not to be placed: their parent went while we looked */
 };
-
-static int compare_pids(const void *a, const void *b)
-{
-	pid_t left = ((const struct process *)a)->pid, right = ((const struct process *)b)->pid;
-
-	return (left > right) - (left < right);
-}
-
-static struct process *find(const struct table *table, pid_t pid)
-{
-	struct process key = {.pid = pid};
-
-	if (table->count == 0)
-		return NULL;
-	return bsearch(&key, table->processes, table->count, sizeof key, compare_pids);
-}
-
-/* "PID (any bytes) STATE PPID ...": the name may hold parentheses, so it ends at the last one. 15 fields on there is
- * the number of threads: a process whose first thread has left shows as a zombie, whatever the others do. */
-static int read_process(int proc, const char *name, struct process *process)
-{
-	char path[32], text[512], *end;
-	cleanup_fd int fd = -1;
-	ssize_t size;
-	int parent, threads;
-
-	snprintf(path, sizeof path, "%.15s/stat", name);
-	fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return 1;
-	size = read(fd, text, sizeof text - 1);
-	if (size <= 0)
-		return 1;
-	text[size] = '\0';
-	end = strrchr(text, ')');
-	if (end == NULL || sscanf(end + 1, " %c %d %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %d",
-	                          &process->state, &parent, &threads) != 3)
-		return 1;
-	process->ended = (process->state == 'Z' && threads <= 1) || process->state == 'X';
-	process->pid = (pid_t)strtol(name, NULL, 10);
-	process->parent = (pid_t)parent;
-	process->leads = process->below = NOBODY;
-	return 0;
-}
-
-static int append(struct table *table, const struct process *process)
-{
-	if (table->count == table->capacity) {
-		size_t capacity = table->capacity == 0 ? 256 : table->capacity * 2;
-		struct process *processes = realloc(table->processes, capacity * sizeof *processes);
-
-		if (processes == NULL)
-			return 1;
-		table->processes = processes;
-		table->capacity = capacity;
-	}
-	table->processes[table->count++] = *process;
-	return 0;
-}
-
-static int list_processes(int proc, struct table *table)
-{
-	static struct names names;
-	struct name name;
-	struct process process;
-
-	table->count = 0;
-	if (lseek(proc, 0, SEEK_SET) < 0)
-		return 1;
-	names_start(&names, proc);
-	while (names_next(&names, &name) > 0)
-		if (name.text[0] >= '1' && name.text[0] <= '9' && read_process(proc, name.text, &process) == 0 &&
-		    append(table, &process))
-			return 1;
-	if (table->count > 1)
-		qsort(table->processes, table->count, sizeof *table->processes, compare_pids);
-	return table->count == 0;
-}
 
 static bool is_dying(const struct run *run)
 {
@@ -135,44 +42,9 @@ static void stop_leaders(const struct guest *guest)
 			kill(guest->runs[i].pid, SIGSTOP);
 }
 
-static void mark_leaders(const struct guest *guest, const struct table *table)
-{
-	for (int i = 0; i < RUNS_MAX; i++) {
-		struct process *leader = is_dying(&guest->runs[i]) ? find(table, guest->runs[i].pid) : NULL;
-
-		if (leader != NULL)
-			leader->leads = i;
-	}
-}
-
-/* Marks what is below the leaders; returns how many could not be placed. */
-static size_t mark(const struct table *table)
-{
-	size_t lost = 0;
-	bool changed = true;
-
-	while (changed) {
-		changed = false;
-		lost = 0;
-		for (size_t i = 0; i < table->count; i++) {
-			struct process *process = &table->processes[i];
-			const struct process *parent = find(table, process->parent);
-
-			if (process->below != NOBODY || process->leads != NOBODY || process->parent == 0)
-				continue;
-			if (parent == NULL)
-				lost++;
-			else
-				process->below = parent->leads != NOBODY ? parent->leads : parent->below;
-			changed |= process->below != NOBODY;
-		}
-	}
-	return lost;
-}
-
 static bool was_killed(const struct table *earlier, pid_t pid)
 {
-	const struct process *process = find(earlier, pid);
+	const struct process *process = find_process(earlier, pid);
 
 	return process != NULL && process->below != NOBODY;
 }
@@ -181,7 +53,7 @@ static bool was_killed(const struct table *earlier, pid_t pid)
  * one look to the next. */
 static bool may_fork(const struct process *leader, const struct table *earlier)
 {
-	const struct process *before = find(earlier, leader->pid);
+	const struct process *before = find_process(earlier, leader->pid);
 
 	if (leader->state == 'Z' && !leader->ended)
 		return before == NULL || before->leads == NOBODY;
@@ -228,19 +100,22 @@ static void kill_marked(int proc, const struct table *table, const struct table 
 	}
 }
 
-/* The EXIT follows when it is reaped. */
-static void finish(const struct run *run)
+/* The EXIT follows when it is reaped, or when a shell that may live on has reported. */
+static void finish(struct guest *guest, struct run *run)
 {
-	kill(run->pid, SIGKILL);
+	if (run->shell != NULL && !run->shell->fatal)
+		shell_spare(guest, run);
+	else
+		kill(run->pid, SIGKILL);
 }
 
 /* 1 if what is below the run is made as fast as it is found. */
-static int judge(struct run *run, size_t alive, size_t fresh, uint64_t now)
+static int judge(struct guest *guest, struct run *run, size_t alive, size_t fresh, uint64_t now)
 {
 	if (fresh > 0)
 		return ++run->fruitful_looks > FRUITFUL_LOOKS_MAX;
 	if (alive == 0 || now > run->dying_since_ns + DYING_LIMIT_NS)
-		finish(run);
+		finish(guest, run);
 	return 0;
 }
 
@@ -250,7 +125,7 @@ static void kill_sandbox(struct guest *guest)
 	kill(-1, SIGKILL);
 	for (int i = 0; i < RUNS_MAX; i++)
 		if (is_dying(&guest->runs[i]))
-			finish(&guest->runs[i]);
+			finish(guest, &guest->runs[i]);
 }
 
 /* One look for all; says when the next one is due. */
@@ -269,15 +144,14 @@ void kill_look(struct guest *guest)
 		kill_sandbox(guest);
 		return;
 	}
-	mark_leaders(guest, table);
-	look.lost = mark(table);
+	look.lost = place_processes(guest, table, is_dying);
 	kill_marked(guest->proc, table, earlier, &look);
 	turn = !turn;
 	now = now_ns();
 	for (int i = 0; i < RUNS_MAX; i++) {
 		struct run *run = &guest->runs[i];
 
-		if (is_dying(run) && judge(run, look.alive[i], look.fresh[i] + look.lost, now)) {
+		if (is_dying(run) && judge(guest, run, look.alive[i], look.fresh[i] + look.lost, now)) {
 			kill_sandbox(guest);
 			return;
 		}

@@ -5,23 +5,28 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "guest.h"
 
-/* Until then a command's output waits in its pipes: a short one costs one wake-up and one write. */
-#define ATTACH_NS (2 * NS_PER_MS)
+/* Until then a command's output waits in its pipes: a short one costs one wake-up and one write. Where many sandboxes
+ * share the cores even `true` takes this long; what prints a lot is seen earlier, before its pipe is full. */
+#define ATTACH_NS (25 * NS_PER_MS)
+#define FIRST_LOOK_NS (3 * NS_PER_MS)
+#define MUCH_OUTPUT (8 << 10)
+#define INTERRUPT_AGAIN_NS NS_PER_MS
 
-enum watched { FIXED = 3, WATCHED_MAX = FIXED + 3 * RUNS_MAX + ORPHANS_MAX };
+enum watched { FIXED = 3, WATCHED_MAX = FIXED + 3 * RUNS_MAX + SHELLS_MAX + ORPHANS_MAX };
 enum fixed { CHANNEL_IN, CHANNEL_OUT, SIGNALS };
 
 struct watch {
 	struct pollfd fds[WATCHED_MAX];
 	struct {
 		int run;    /* index, -1 = an orphan */
-		int stream; /* 0 stdout, 1 stderr, 2 stdin */
+		int stream; /* 0 stdout, 1 stderr, 2 stdin, 3 a shell's reports */
 		int fd;     /* an orphan's */
 	} what[WATCHED_MAX];
 	size_t count;
@@ -43,30 +48,96 @@ static void wake_at(struct watch *watch, uint64_t when)
 		watch->wake_ns = when;
 }
 
+static void watch_output(struct watch *watch, const struct run *run, int index)
+{
+	for (int stream = 0; stream < 2; stream++)
+		if (run->output[stream] >= 0)
+			watch_fd(watch, run->output[stream], POLLIN, index, stream);
+}
+
+/* Between two commands. */
+static void watch_idle_shell(const struct guest *guest, struct watch *watch, int index, uint64_t now)
+{
+	const struct run *run = &guest->runs[index];
+
+	if (run->id != 0 || run->dying)
+		return;
+	if (now < guest->orphans_rest_until_ns)
+		wake_at(watch, guest->orphans_rest_until_ns);
+	else
+		watch_output(watch, run, index);
+}
+
+static void watch_limits(const struct run *run, struct watch *watch, int index, uint64_t now)
+{
+	const struct shell *shell = run->shell;
+
+	if (run->reason == BY_ITSELF)
+		wake_at(watch, run->deadline_ns);
+	if (run->reason == BY_ITSELF && run->cpu_limit_us != 0)
+		wake_at(watch, run->next_cpu_ns);
+	if (shell != NULL && shell->status >= 0)
+		watch_fd(watch, shell->status, POLLIN, index, 3);
+	if (shell != NULL && shell->interrupt)
+		wake_at(watch, now + INTERRUPT_AGAIN_NS);
+	if (shell != NULL && shell->spared_until_ns != 0)
+		wake_at(watch, shell->spared_until_ns);
+}
+
+static bool prints_much(const struct run *run)
+{
+	int size;
+
+	for (int stream = 0; stream < 2; stream++)
+		if (run->output[stream] >= 0 && ioctl(run->output[stream], FIONREAD, &size) == 0 && size >= MUCH_OUTPUT)
+			return true;
+	return false;
+}
+
+/* When the pipes of a command are to be watched from; the past if they are by now. */
+static uint64_t attach_time(const struct guest *guest, struct run *run, uint64_t now)
+{
+	if (!run->looked && now < run->started_ns + FIRST_LOOK_NS)
+		return run->started_ns + FIRST_LOOK_NS;
+	if (!run->looked) {
+		run->looked = true;
+		run_raise_score(guest, run);
+		if (prints_much(run))
+			return now;
+	}
+	return run->started_ns + ATTACH_NS;
+}
+
 static void watch_run(struct guest *guest, struct watch *watch, int index, bool room, uint64_t now)
 {
 	struct run *run = &guest->runs[index];
 
 	if (!run->used || run->exited)
 		return;
-	if (run->input >= 0)
+	if (run->input_bytes != NULL)
 		watch_fd(watch, run->input, POLLOUT, index, 2);
-	if (run->reason != BY_ITSELF)
-		return; /* it is dying; what it printed waits for the end */
-	wake_at(watch, run->deadline_ns);
-	if (!run->attached && now < run->started_ns + ATTACH_NS) {
-		wake_at(watch, run->started_ns + ATTACH_NS);
+	if (!run_goes_on(run)) {
+		watch_idle_shell(guest, watch, index, now);
 		return;
 	}
-	if (!run->attached)
-		run_attach(guest, run);
+	if (run->dying)
+		return; /* what it printed waits for the end */
+	watch_limits(run, watch, index, now);
+	if (!run->attached) {
+		uint64_t when = attach_time(guest, run, now);
+
+		if (now < when) {
+			wake_at(watch, when);
+			return;
+		}
+		run->attached = true;
+	}
 	if (now < run->rest_until_ns) {
 		wake_at(watch, run->rest_until_ns);
 		return;
 	}
-	for (int stream = 0; room && stream < 2; stream++)
-		if (run->output[stream] >= 0)
-			watch_fd(watch, run->output[stream], POLLIN, index, stream);
+	if (room)
+		watch_output(watch, run, index);
 }
 
 /* What to wait for. Without room for replies neither output nor requests are taken. */
@@ -106,6 +177,14 @@ static int wait_for_events(struct watch *watch)
 	return errno == EINTR ? 0 : 1;
 }
 
+static void serve_output(struct guest *guest, struct run *run, int stream)
+{
+	if (run->id == 0)
+		output_discard(guest, run, stream);
+	else if (run_goes_on(run) && !run->dying && queue_size(&guest->replies) < QUEUE_LIMIT)
+		output_pump(guest, run, stream);
+}
+
 static void serve_run(struct guest *guest, const struct watch *watch, size_t i)
 {
 	struct run *run = &guest->runs[watch->what[i].run];
@@ -114,11 +193,12 @@ static void serve_run(struct guest *guest, const struct watch *watch, size_t i)
 	/* Reaping, which came first, may have ended this run and closed its pipes. */
 	if (!run->used || run->exited)
 		return;
-	if (stream == 2 && run->input == watch->fds[i].fd)
+	if (stream == 2 && run->input_bytes != NULL && run->input == watch->fds[i].fd)
 		run_feed(guest, run);
-	else if (stream < 2 && run->output[stream] == watch->fds[i].fd && run->reason == BY_ITSELF &&
-	         queue_size(&guest->replies) < QUEUE_LIMIT)
-		output_pump(guest, run, stream);
+	else if (stream < 2 && run->output[stream] == watch->fds[i].fd)
+		serve_output(guest, run, stream);
+	else if (stream == 3 && run_goes_on(run) && !run->dying && run->shell->status == watch->fds[i].fd)
+		shell_read_status(guest, run);
 }
 
 static void serve_pipes(struct guest *guest, const struct watch *watch)
@@ -141,6 +221,18 @@ static void serve_children(struct guest *guest)
 		reap(guest);
 }
 
+static void enforce_on_shell(struct guest *guest, struct run *run, uint64_t now)
+{
+	struct shell *shell = run->shell;
+
+	if (shell->interrupt && run->reason == BY_ITSELF)
+		shell_interrupt(run);
+	if (shell->spared_until_ns != 0 && !run->dying && now >= shell->spared_until_ns) {
+		shell->fatal = true; /* it went on regardless */
+		kill_run(guest, run, run->reason);
+	}
+}
+
 static void enforce_limits(struct guest *guest)
 {
 	uint64_t now = now_ns();
@@ -148,11 +240,21 @@ static void enforce_limits(struct guest *guest)
 	for (int i = 0; i < RUNS_MAX; i++) {
 		struct run *run = &guest->runs[i];
 
-		if (run->used && !run->exited && run->reason == BY_ITSELF && now >= run->deadline_ns)
+		if (!run_goes_on(run))
+			continue;
+		if (run->reason == BY_ITSELF && now >= run->deadline_ns)
 			kill_run(guest, run, WALL_LIMIT);
+		if (run->shell != NULL)
+			enforce_on_shell(guest, run, now);
 	}
+	cpu_look(guest, now);
 	if (now_ns() >= guest->next_look_ns)
 		kill_look(guest);
+}
+
+static bool is_settling(const struct run *run)
+{
+	return run->used && (run->exited || (run->shell != NULL && run->shell->reported));
 }
 
 /* Returns whether an EXIT still waits for room. */
@@ -163,9 +265,9 @@ static bool settle_runs(struct guest *guest)
 	for (int i = 0; i < RUNS_MAX; i++) {
 		struct run *run = &guest->runs[i];
 
-		if (run->used && run->exited)
+		if (is_settling(run))
 			output_settle(guest, run);
-		waits |= run->used && run->exited;
+		waits |= is_settling(run);
 	}
 	return waits;
 }

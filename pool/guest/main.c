@@ -8,7 +8,8 @@
 
 #include "guest.h"
 
-#define USAGE "usage: guest [--agent UID:GID | --agent self] [--max-processes N] [--seccomp] [--version]"
+#define USAGE "usage: guest [--agent UID:GID | --agent self] [--max-processes N] [--connect PATH] [--seccomp] " \
+	      "[--root DIR [--better-root DIR] [--layer MIB:FILES] [--tree DIR]...] [--copy-root DIR] [--version]"
 #define EXIT_USAGE 2
 
 static struct guest guest; /* zeroed, and too large for a stack */
@@ -55,17 +56,61 @@ static int parse_max_processes(const char *text, struct options *options)
 	return 0;
 }
 
+static int parse_layer(const char *text, struct own_root *root)
+{
+	const char *rest = text;
+
+	if (parse_number(text, ':', &root->bytes_mib, &rest) || parse_number(rest, '\0', &root->files, &rest) ||
+	    root->bytes_mib == 0 || root->files == 0)
+		return complain("--layer takes MIB:FILES, not \"%s\"", text);
+	root->layer = true;
+	return 0;
+}
+
+/* The options of the guest's own root; 1 if *name* is one, with 2 for a bad value. */
+static int parse_root(const char *name, const char *value, struct own_root *root)
+{
+	const char **place;
+
+	if (strcmp(name, "--layer") == 0)
+		return parse_layer(value, root) ? 2 : 1;
+	if (strcmp(name, "--tree") == 0 && root->trees_count < TREES_MAX)
+		place = &root->trees[root->trees_count++];
+	else if (strcmp(name, "--root") == 0)
+		place = &root->from;
+	else if (strcmp(name, "--better-root") == 0)
+		place = &root->better;
+	else if (strcmp(name, "--copy-root") == 0)
+		place = &root->copy_to;
+	else
+		return 0;
+	if (value[0] != '/' || strlen(value) >= PATH_BYTES / 2)
+		return complain("%s takes an absolute path, not \"%s\"", name, value), 2;
+	*place = value;
+	return 1;
+}
+
 static int parse_options(int argc, char **argv, struct options *options)
 {
 	options->agent = (struct owner){.uid = 1000, .gid = 1000};
 	for (int i = 1; i < argc; i++) {
 		const char *value = i + 1 < argc ? argv[i + 1] : "";
+		int about_root = parse_root(argv[i], value, &options->root);
 
+		if (about_root != 0) {
+			i++;
+			if (about_root == 2)
+				return 1;
+			continue;
+		}
 		if (strcmp(argv[i], "--version") == 0) {
 			printf("guest %s, protocol %u\n", GUEST_VERSION, PROTOCOL_VERSION);
 			exit(fflush(stdout) == 0 ? 0 : 1);
 		} else if (strcmp(argv[i], "--seccomp") == 0) {
 			options->seccomp = true;
+		} else if (strcmp(argv[i], "--connect") == 0) {
+			options->connect = value;
+			i++;
 		} else if (strcmp(argv[i], "--agent") == 0) {
 			i++;
 			if (parse_agent(value, options))
@@ -78,6 +123,8 @@ static int parse_options(int argc, char **argv, struct options *options)
 			return complain("unknown option \"%s\"; " USAGE, argv[i]);
 		}
 	}
+	if ((options->root.layer || options->root.better != NULL) && options->root.from == NULL)
+		return complain("--layer and --better-root need a --root");
 	return 0;
 }
 
@@ -93,8 +140,13 @@ int main(int argc, char **argv)
 {
 	if (parse_options(argc, argv, &guest.options) || must_be_first())
 		return EXIT_USAGE;
-	if (take_channel(&guest) || take_signals(&guest) || look_around(&guest) || give_up_powers(&guest))
+	if (take_channel(&guest))
 		return 1;
+	if (take_signals(&guest) || look_around(&guest) || root_copy(&guest) || root_enter(&guest) ||
+	    give_up_powers(&guest) || watch_start(&guest)) {
+		channel_say_why_not(&guest);
+		return 1;
+	}
 	reply_hello(&guest);
 	if (serve(&guest)) {
 		channel_say_last_words(&guest);

@@ -32,6 +32,8 @@ static ssize_t read_output(struct guest *guest, struct run *run, int stream, siz
 	*wanted = allowed == 0 ? limit : allowed;
 	if (allowed == 0) {
 		size = read(run->output[stream], rubbish, limit);
+		if (size > 0)
+			run->dropped += (uint64_t)size;
 		if (size > 0 && run->reason == BY_ITSELF)
 			run->reason = OUTPUT_CAP;
 		return size;
@@ -53,12 +55,13 @@ static ssize_t read_output(struct guest *guest, struct run *run, int stream, siz
 /* A running command's pipe is readable. */
 void output_pump(struct guest *guest, struct run *run, int stream)
 {
+	enum reason before = run->reason;
 	size_t wanted;
 	ssize_t size = read_output(guest, run, stream, CHUNK, &wanted);
 
 	if (size == 0 || (size < 0 && errno != EAGAIN && errno != EINTR)) {
 		close_fd(&run->output[stream]);
-	} else if (run->reason == OUTPUT_CAP) {
+	} else if (run->reason != before) {
 		kill_run(guest, run, OUTPUT_CAP);
 	} else if (size > 0 && (size_t)size < TRICKLE) {
 		run->rest_until_ns = now_ns() + TRICKLE_REST_NS;
@@ -117,26 +120,63 @@ void output_settle(struct guest *guest, struct run *run)
 	output_abandon(guest, run);
 }
 
+/* What stayed in a pipe because of the cap. */
+static void count_dropped(struct run *run)
+{
+	int rest = 0;
+
+	for (int stream = 0; stream < 2; stream++)
+		if (run->output[stream] >= 0 && ioctl(run->output[stream], FIONREAD, &rest) == 0 && rest > 0)
+			run->dropped += (uint64_t)rest;
+}
+
 void output_abandon(struct guest *guest, struct run *run)
 {
-	run_close_input(guest, run);
+	if (run->output_left == 0)
+		count_dropped(run);
+	if (run->id != 0)
+		reply_exit(guest, run);
+	if (run->shell != NULL)
+		shell_settled(guest, run);
+	else
+		run_discard(guest, run);
+}
+
+void output_retire(struct guest *guest, struct run *run)
+{
 	retire_pipe(guest, &run->output[0]);
 	retire_pipe(guest, &run->output[1]);
-	reply_exit(guest, run);
-	run->used = false;
+}
+
+static void rest_after_rubbish(struct guest *guest)
+{
+	uint64_t now = now_ns();
+
+	if (guest->orphans_rest_until_ns < now)
+		guest->orphans_rest_until_ns = now;
+	guest->orphans_rest_until_ns += ORPHAN_REST_NS;
+}
+
+/* A shell without a command: its background processes must neither block nor get SIGPIPE. */
+void output_discard(struct guest *guest, struct run *run, int stream)
+{
+	ssize_t size;
+
+	if (run->output[stream] < 0)
+		return;
+	size = read(run->output[stream], rubbish, sizeof rubbish);
+	if (size > 0)
+		rest_after_rubbish(guest);
+	else if (size == 0 || (errno != EAGAIN && errno != EINTR))
+		close_fd(&run->output[stream]);
 }
 
 void orphan_drain(struct guest *guest, int fd)
 {
 	ssize_t size = read(fd, rubbish, sizeof rubbish);
 
-	if (size > 0) {
-		uint64_t now = now_ns();
-
-		if (guest->orphans_rest_until_ns < now)
-			guest->orphans_rest_until_ns = now;
-		guest->orphans_rest_until_ns += ORPHAN_REST_NS;
-	}
+	if (size > 0)
+		rest_after_rubbish(guest);
 	if (size > 0 || (size < 0 && (errno == EAGAIN || errno == EINTR)))
 		return;
 	for (size_t i = 0; i < guest->orphans_count; i++) {

@@ -21,6 +21,24 @@ static struct run *run_of(struct guest *guest, pid_t pid)
 	return NULL;
 }
 
+/* Of a shell the last command alone counts, which may have been reported before. */
+static void take_end(struct guest *guest, struct run *run, int status, const struct rusage *usage)
+{
+	bool over = !run_goes_on(run);
+
+	run->exited = true;
+	run_close_input(guest, run);
+	if (over)
+		return;
+	run->status = status;
+	run->usage = *usage;
+	if (run->shell != NULL)
+		shell_subtract_usage(run);
+	cpu_settle(run);
+	run->wall_ns = now_ns() - run->started_ns;
+	run->owed[0] = run->owed[1] = SIZE_MAX;
+}
+
 /* Reaps one, if there is one: its pid, 0 if none is dead, -1 if none is left. */
 static pid_t reap_one(struct guest *guest, struct run **run)
 {
@@ -31,12 +49,7 @@ static pid_t reap_one(struct guest *guest, struct run **run)
 	*run = pid > 0 ? run_of(guest, pid) : NULL;
 	if (*run == NULL)
 		return pid;
-	(*run)->exited = true;
-	(*run)->status = status;
-	(*run)->usage = usage;
-	(*run)->wall_ns = now_ns() - (*run)->started_ns;
-	(*run)->owed[0] = (*run)->owed[1] = SIZE_MAX;
-	run_close_input(guest, *run);
+	take_end(guest, *run, status, &usage);
 	return pid;
 }
 
@@ -72,7 +85,7 @@ int kill_everything(struct guest *guest, uint32_t *killed, struct failure *why)
 	while ((pid = reap_one(guest, &run)) >= 0 || errno != ECHILD) {
 		if (pid > 0) {
 			++*killed;
-			if (run != NULL && run->reason == BY_ITSELF)
+			if (run != NULL && run->reason == BY_ITSELF && (run->shell == NULL || !run->shell->reported))
 				run->reason = RESTORED;
 		} else if (now_ns() > deadline) {
 			return fail(why, ETIMEDOUT, "a process could not be killed within 5 seconds");

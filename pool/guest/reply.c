@@ -6,7 +6,9 @@
 
 #include "guest.h"
 
-#define EXIT_BYTES 40u
+#define EXIT_BYTES 48u
+#define EXIT_OUT_OF_MEMORY 1u
+#define EXIT_SHELL_ENDED 2u
 
 void put_u32(unsigned char *at, uint32_t value)
 {
@@ -63,20 +65,38 @@ static uint64_t microseconds(struct timeval time)
 	return (uint64_t)time.tv_sec * 1000000 + (uint64_t)time.tv_usec;
 }
 
+/* To run out of memory takes a moment: short commands are spared the look. */
+static unsigned char exit_flags(const struct guest *guest, const struct run *run, bool signalled)
+{
+	bool struck = (signalled || WEXITSTATUS(run->status) != 0 || run->attached) && oom_kills(guest) > run->oom_kills;
+
+	return (unsigned char)((struck ? EXIT_OUT_OF_MEMORY : 0) | (run->shell != NULL && run->exited ? EXIT_SHELL_ENDED : 0));
+}
+
 void reply_exit(struct guest *guest, const struct run *run)
 {
 	unsigned char *at = must_begin(guest, EXIT_BYTES);
-	bool signalled = WIFSIGNALED(run->status);
+	bool reported = run->shell != NULL && run->shell->reported;
+	bool signalled = !reported && WIFSIGNALED(run->status);
+	int code = reported ? run->shell->code : signalled ? WTERMSIG(run->status) : WEXITSTATUS(run->status);
 
 	at[0] = signalled;
 	at[1] = (unsigned char)run->reason;
-	at[2] = at[3] = 0;
-	put_u32(at + 4, (uint32_t)(signalled ? WTERMSIG(run->status) : WEXITSTATUS(run->status)));
+	at[2] = exit_flags(guest, run, signalled);
+	at[3] = 0;
+	put_u32(at + 4, (uint32_t)code);
 	put_u64(at + 8, run->wall_ns);
 	put_u64(at + 16, microseconds(run->usage.ru_utime));
 	put_u64(at + 24, microseconds(run->usage.ru_stime));
 	put_u64(at + 32, (uint64_t)run->usage.ru_maxrss);
+	put_u64(at + 40, run->dropped);
 	reply_end(guest, run->id, KIND_EXIT, EXIT_BYTES);
+}
+
+void reply_done(struct guest *guest, uint32_t id)
+{
+	must_begin(guest, 0);
+	reply_end(guest, id, KIND_DONE, 0);
 }
 
 void reply_done_write(struct guest *guest, uint32_t id, uint64_t written)
@@ -87,15 +107,17 @@ void reply_done_write(struct guest *guest, uint32_t id, uint64_t written)
 
 void reply_done_restore(struct guest *guest, uint32_t id, const struct restore_counts *counts)
 {
-	unsigned char *at = must_begin(guest, 32);
+	unsigned char *at = must_begin(guest, 40);
 
 	put_u32(at, counts->killed);
 	put_u32(at + 4, counts->removed);
 	put_u32(at + 8, counts->made);
-	put_u32(at + 12, 0);
+	put_u32(at + 12, counts->kept);
 	put_u64(at + 16, counts->bytes);
 	put_u64(at + 24, counts->ns);
-	reply_end(guest, id, KIND_DONE, 32);
+	put_u32(at + 32, counts->compared);
+	put_u32(at + 36, 0);
+	reply_end(guest, id, KIND_DONE, 40);
 }
 
 void reply_pong(struct guest *guest, uint32_t id, const unsigned char *bytes, size_t size)

@@ -4,12 +4,14 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
-#include "guest.h"
+#include "trees.h"
 
-#define XATTR_NAMES_MAX (64 << 10)
+#define RESTORE_FULL 1u
+#define RESTORE_SYSTEM 2u /* throw a layer over the root file system away even where no tree is named */
+#define PASSES_MAX 3
+#define EMPTY_TIME 1700000000 /* of trees without a snapshot: all the same */
 
 struct tree {
 	const char *path, *snapshot;
@@ -22,65 +24,98 @@ static int cannot(struct failure *why, const char *what, const char *path)
 	return fail(why, errno, "cannot %s the tree %.150s: %s", what, path, strerror(errno));
 }
 
-/* What an agent hung on the tree's own directory, which stays: notes, and lists of access rights that all new
- * files in it would inherit. */
-static int strip_attributes(int root, const struct tree *tree, struct failure *why)
-{
-	static char names[XATTR_NAMES_MAX];
-	ssize_t size = flistxattr(root, names, sizeof names);
-
-	if (size < 0)
-		return errno == ENOTSUP ? 0 : cannot(why, "list the attributes of", tree->path);
-	for (const char *name = names; name < names + size; name += strlen(name) + 1)
-		if ((strncmp(name, "user.", 5) == 0 || strncmp(name, "system.posix_acl_", 17) == 0) &&
-		    fremovexattr(root, name) < 0)
-			return cannot(why, "remove an attribute of", tree->path);
-	return 0;
-}
-
 static int finish_root(int root, int snapshot, const struct guest *guest, const struct tree *tree,
                        struct failure *why)
 {
+	struct stat status = {.st_mtim = {.tv_sec = EMPTY_TIME}};
 	struct timespec times[2];
-	struct stat status;
 
 	if (!guest->options.self && fchown(root, tree->owner.uid, tree->owner.gid) < 0)
 		return cannot(why, "give away", tree->path);
 	if (fchmod(root, tree->mode) < 0)
 		return cannot(why, "change the mode of", tree->path);
-	if (snapshot < 0)
-		return 0;
-	if (fstat(snapshot, &status) < 0)
+	if (snapshot >= 0 && fstat(snapshot, &status) < 0)
 		return cannot(why, "look at the snapshot of", tree->path);
 	times[0] = times[1] = status.st_mtim;
 	return futimens(root, times) < 0 ? cannot(why, "set the time of", tree->path) : 0;
 }
 
-static int restore_tree(const struct guest *guest, const struct tree *tree, struct restore_counts *counts,
-                        struct failure *why)
+/* Emptied and filled; with a record, for the next time, if there is memory for it. */
+static int refill_tree(struct restoring *state, const struct tree *tree, int snapshot)
 {
-	cleanup_fd int root = open_root(guest, tree->path, O_PATH, why), dir = -1;
-	cleanup_fd int snapshot = -1;
+	struct record *record = snapshot < 0 ? NULL : record_of(tree->path, true);
+
+	state->record = record;
+	if (empty_tree(&state->remover))
+		return 1;
+	if (snapshot < 0)
+		return 0;
+	if (record != NULL && record_begin(record, tree->snapshot, snapshot)) {
+		record_forget(record);
+		state->record = NULL;
+	}
+	return copy_tree(state, snapshot);
+}
+
+static int fill_tree(struct restoring *state, const struct tree *tree, int snapshot)
+{
+	struct record *record = record_of(tree->path, false);
+	int failed;
+
+	if (record != NULL && snapshot >= 0 && record_is_for(record, tree->snapshot, snapshot)) {
+		state->record = record;
+		failed = bring_back_tree(state, snapshot);
+	} else {
+		if (record != NULL)
+			record_forget(record);
+		failed = refill_tree(state, tree, snapshot);
+	}
+	record = record_of(tree->path, false);
+	if (failed && record != NULL)
+		record_forget(record);
+	return failed;
+}
+
+/* Its mode could keep the guest out, or give files a group of the agent's choice. The path is found to have no links in
+ * it, and nothing runs that could change that. */
+int open_restored(const struct guest *guest, const char *path, struct failure *why)
+{
+	cleanup_fd int root = open_root(guest, path, O_PATH, why);
+	int dir;
 
 	if (root < 0)
-		return 1;
+		return -1;
+	if (chmod(path, 0700) < 0)
+		return cannot(why, "change the mode of", path), -1;
+	dir = openat(root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		cannot(why, "open", path);
+	return dir;
+}
+
+static int restore_tree(const struct guest *guest, const struct tree *tree, bool full, struct restore_counts *counts,
+                        struct failure *why)
+{
+	static struct restoring state;
+	cleanup_fd int dir = -1, snapshot = -1;
+
 	if (tree->snapshot[0] != '\0') {
 		snapshot = open(tree->snapshot, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		if (snapshot < 0)
 			return fail(why, errno, "cannot open the snapshot %.150s: %s", tree->snapshot, strerror(errno));
 	}
-	/* Its mode could keep the guest out, or give files a group of the agent's choice. The path was just found to
-	 * have no links in it, and nothing runs that could change that. */
-	if (chmod(tree->path, 0700) < 0)
-		return cannot(why, "change the mode of", tree->path);
-	dir = openat(root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	dir = open_restored(guest, tree->path, why);
 	if (dir < 0)
-		return cannot(why, "open", tree->path);
-	if (strip_attributes(dir, tree, why) || empty_tree(dir, counts, why))
 		return 1;
-	if (snapshot >= 0 && copy_tree(snapshot, dir, tree->owner, counts, why))
+	state = (struct restoring){.guest = guest, .root = dir, .owner = tree->owner, .full = full, .counts = counts,
+	                           .why = why};
+	state.chown = tree->owner.uid != geteuid() || tree->owner.gid != getegid();
+	if (remover_start(&state.remover, dir, counts, why) || strip_attributes(dir, tree->path, why) ||
+	    fill_tree(&state, tree, snapshot) || finish_root(dir, snapshot, guest, tree, why))
 		return 1;
-	return finish_root(dir, snapshot, guest, tree, why);
+	if (state.record != NULL)
+		record_finish(state.record);
+	return 0;
 }
 
 static int take_trees(struct guest *guest, struct reader *reader, struct tree *trees, uint32_t *count,
@@ -110,7 +145,7 @@ static int check_trees(const struct reader *reader, const struct tree *trees, ui
 {
 	if (reader->nul)
 		return fail(why, EINVAL, "a path of a RESTORE has a zero byte in it");
-	if (flags != 0)
+	if (flags & ~(RESTORE_FULL | RESTORE_SYSTEM))
 		return fail(why, EINVAL, "a RESTORE has unknown flags 0x%x", flags);
 	for (uint32_t i = 0; i < count; i++)
 		if (trees[i].mode > 07777)
@@ -132,20 +167,50 @@ static void end_runs(struct guest *guest)
 	orphans_close(guest);
 }
 
-static int do_restore(struct guest *guest, const struct tree *trees, uint32_t count, struct restore_counts *counts,
-                      struct failure *why)
+/* A process of the machine that looked at one of the killed may have held its memory a moment longer than its life,
+ * and the kernel tells of what it wrote to only then: what comes late is looked at again. */
+static int restore_trees(const struct guest *guest, const struct tree *trees, uint32_t count, bool full,
+                         struct restore_counts *counts, struct failure *why)
 {
-	uint64_t started = now_ns();
-	int failed = kill_everything(guest, &counts->killed, why);
+	size_t written = 1;
+
+	watch_distrust(guest);
+	watch_collect(guest, false);
+	for (int pass = 0; written > 0 && pass < PASSES_MAX; pass++) {
+		counts->kept = counts->compared = 0;
+		for (uint32_t i = 0; i < count; i++)
+			if (restore_tree(guest, &trees[i], full, counts, why))
+				return 1;
+		written = watch_collect(guest, true);
+	}
+	return written > 0 ? fail(why, EBUSY, "files are written to after everything was killed") : 0;
+}
+
+int end_everything(struct guest *guest, uint32_t *killed, struct failure *why)
+{
+	int failed = kill_everything(guest, killed, why);
 
 	end_runs(guest);
-	if (failed || remove_ipc(guest, why))
+	return failed || remove_ipc(guest, why);
+}
+
+static int do_restore(struct guest *guest, const struct tree *trees, uint32_t count, uint32_t flags,
+                      struct restore_counts *counts, struct failure *why)
+{
+	uint64_t started = now_ns();
+	bool system = count > 0 || (flags & RESTORE_SYSTEM);
+	mode_t mask;
+	int failed;
+
+	if (end_everything(guest, &counts->killed, why) || (system && root_renew(guest, why)))
 		return 1;
-	for (uint32_t i = 0; i < count; i++)
-		if (restore_tree(guest, &trees[i], counts, why))
-			return 1;
+	mask = umask(0);
+	failed = count > 0 && restore_trees(guest, trees, count, flags & RESTORE_FULL, counts, why);
+	umask(mask);
+	if (!failed && system)
+		failed = root_hide_snapshots(guest, why);
 	counts->ns = now_ns() - started;
-	return 0;
+	return failed;
 }
 
 int restore(struct guest *guest, uint32_t id, struct reader *reader)
@@ -157,7 +222,7 @@ int restore(struct guest *guest, uint32_t id, struct reader *reader)
 
 	if (take_trees(guest, reader, trees, &count, &flags))
 		return 1;
-	if (check_trees(reader, trees, count, flags, &why) || do_restore(guest, trees, count, &counts, &why))
+	if (check_trees(reader, trees, count, flags, &why) || do_restore(guest, trees, count, flags, &counts, &why))
 		reply_error(guest, id, &why);
 	else
 		reply_done_restore(guest, id, &counts);

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,7 @@
 static char *arguments[ARGS_MAX + 1], *environment[ARGS_MAX + 1];
 
 /* Strings into a table that a final NULL ends; 1 if there may not be that many. */
-static int take_table(struct reader *reader, uint32_t least, char **table)
+int run_take_table(struct reader *reader, uint32_t least, char **table)
 {
 	uint32_t count = take_u32(reader);
 
@@ -38,10 +39,14 @@ static int take_run(struct guest *guest, struct reader *reader, struct run_reque
 	uid = take_u32(reader);
 	gid = take_u32(reader);
 	*flags = take_u32(reader);
+	request->cpu_ms = take_u32(reader);
+	request->file_bytes = take_u64(reader);
+	request->processes = take_u32(reader);
+	request->status = -1;
 	request->cwd = take_string(reader);
-	if (take_table(reader, 1, arguments))
+	if (run_take_table(reader, 1, arguments))
 		return fail(why, EPROTO, "a RUN has no argument count from 1 to %u", ARGS_MAX);
-	if (take_table(reader, 0, environment))
+	if (run_take_table(reader, 0, environment))
 		return fail(why, EPROTO, "a RUN has no environment count up to %u", ARGS_MAX);
 	request->input = take_bytes(reader);
 	if (!taken_all(reader))
@@ -72,7 +77,7 @@ static int check_run(const struct guest *guest, const struct reader *reader, con
 	return 0;
 }
 
-static struct run *find_run(struct guest *guest, uint32_t id)
+struct run *run_find(struct guest *guest, uint32_t id)
 {
 	for (int i = 0; i < RUNS_MAX; i++)
 		if (guest->runs[i].used && guest->runs[i].id == id)
@@ -82,30 +87,54 @@ static struct run *find_run(struct guest *guest, uint32_t id)
 
 static struct run *free_run(struct guest *guest)
 {
-	for (int i = 0; i < RUNS_MAX; i++)
+	for (int i = 0; i < COMMANDS_MAX; i++)
 		if (!guest->runs[i].used)
 			return &guest->runs[i];
 	return NULL;
 }
 
+/* Whether there is a command that has not ended. */
+bool run_goes_on(const struct run *run)
+{
+	return run->used && !run->exited && run->id != 0 && (run->shell == NULL || !run->shell->reported);
+}
+
+/* Makes room for another one. */
+void run_discard(struct guest *guest, struct run *run)
+{
+	run_close_input(guest, run);
+	output_retire(guest, run);
+	if (run->shell != NULL) {
+		close_fd(&run->shell->status);
+		close_fd(&run->shell->stat);
+	}
+	run->used = false;
+}
+
 /* Ours is the end that must not block: another reader in the sandbox may take what poll had promised. */
-static int open_pipe(int ours, int fds[2])
+int open_pipe(int ours, int fds[2])
 {
 	if (pipe2(fds, O_CLOEXEC) < 0)
 		return 1;
 	return fcntl(fds[ours], F_SETFL, O_NONBLOCK | (ours == 1 ? O_WRONLY : O_RDONLY)) < 0;
 }
 
-void run_close_input(struct guest *guest, struct run *run)
+void run_drop_input(struct guest *guest, struct run *run)
 {
 	guest->input_waiting -= run->input_size - run->input_done;
 	free(run->input_bytes);
 	run->input_bytes = NULL;
 	run->input_size = run->input_done = 0;
+}
+
+void run_close_input(struct guest *guest, struct run *run)
+{
+	run_drop_input(guest, run);
 	close_fd(&run->input);
 }
 
-/* Writes what the pipe takes; the end of the bytes, or a command that reads no more, closes it. */
+/* Writes what the pipe takes; the end of the bytes, or a command that reads no more, closes it. A shell gets more
+ * with its next command. */
 void run_feed(struct guest *guest, struct run *run)
 {
 	ssize_t size = write(run->input, run->input_bytes + run->input_done, run->input_size - run->input_done);
@@ -114,7 +143,11 @@ void run_feed(struct guest *guest, struct run *run)
 		run->input_done += (size_t)size;
 		guest->input_waiting -= (size_t)size;
 	}
-	if (run->input_done == run->input_size || (size < 0 && errno != EAGAIN && errno != EINTR))
+	if (run->input_done != run->input_size && (size >= 0 || errno == EAGAIN || errno == EINTR))
+		return;
+	if (run->shell != NULL)
+		run_drop_input(guest, run);
+	else
 		run_close_input(guest, run);
 }
 
@@ -137,7 +170,8 @@ static int open_input(struct guest *guest, struct run *run, const struct bytes *
 	size = write(run->input, input->at, input->size);
 	rest = input->size - (size > 0 ? (size_t)size : 0);
 	if (rest == 0) {
-		close_fd(&run->input);
+		if (run->shell == NULL)
+			close_fd(&run->input);
 		return 0;
 	}
 	run->input_bytes = malloc(rest);
@@ -155,8 +189,8 @@ static int give_pipe(const struct guest *guest, const struct owner *owner, int f
 	return !guest->options.self && fd > 0 && fchown(fd, owner->uid, owner->gid) < 0;
 }
 
-/* stdio[0] stays 0, the guest's /dev/null, without input. */
-static int open_stdio(struct guest *guest, struct run *run, const struct run_request *request, int stdio[3])
+/* The first stays 0, the guest's /dev/null, without input. */
+static int open_stdio(struct guest *guest, struct run *run, const struct run_request *request, int streams[STREAMS])
 {
 	int fds[2] = {-1, -1};
 
@@ -164,88 +198,119 @@ static int open_stdio(struct guest *guest, struct run *run, const struct run_req
 		int failed = open_pipe(0, fds);
 
 		run->output[stream] = fds[0];
-		stdio[1 + stream] = fds[1];
+		streams[1 + stream] = fds[1];
 		if (failed || give_pipe(guest, &request->owner, fds[1]))
 			return 1;
 	}
-	return open_input(guest, run, &request->input, &stdio[0]) || give_pipe(guest, &request->owner, stdio[0]);
+	streams[3] = request->status;
+	if (open_input(guest, run, &request->input, &streams[0]))
+		return 1;
+	/* A shell's script is for nobody else to write to. */
+	return run->shell == NULL && give_pipe(guest, &request->owner, streams[0]);
 }
 
-static int start(struct guest *guest, struct run *run, const struct run_request *request, struct failure *why)
+int run_start(struct guest *guest, struct run *run, const struct run_request *request, struct failure *why)
 {
 	cleanup_fd int out = -1, err = -1, in = -1;
-	int stdio[3] = {0, -1, -1}, cwd_error = 0;
-	int failed = open_stdio(guest, run, request, stdio);
+	int streams[STREAMS] = {0, -1, -1, -1};
+	struct refusal refusal = {0};
+	int failed = open_stdio(guest, run, request, streams);
 
-	in = stdio[0] > 0 ? stdio[0] : -1;
-	out = stdio[1];
-	err = stdio[2];
+	in = streams[0] > 0 ? streams[0] : -1;
+	out = streams[1];
+	err = streams[2];
 	if (failed)
 		return fail(why, errno, "cannot make the pipes of a command: %s", strerror(errno));
 	if (request->merge)
-		stdio[2] = out;
+		streams[2] = out;
+	run->oom_kills = oom_kills(guest);
 	run->started_ns = now_ns();
 	run->deadline_ns = run->started_ns + request->wall_ms * NS_PER_MS;
-	run->pid = spawn(guest, request, stdio, &cwd_error);
+	guest->has_run |= request->tool == NULL;
+	run->pid = spawn(guest, request, streams, &refusal);
 	if (run->pid < 0)
 		return fail(why, errno, "cannot make a process: %s", strerror(errno));
-	if (cwd_error != 0)
-		return fail(why, cwd_error, "cannot enter the cwd %.150s: %s", request->cwd, strerror(cwd_error));
+	if (refusal.cwd != 0)
+		return fail(why, refusal.cwd, "cannot enter the cwd %.150s: %s", request->cwd, strerror(refusal.cwd));
+	if (refusal.program != 0 && run->shell != NULL)
+		return fail(why, refusal.program, "cannot execute the shell %.150s: %s", request->argv[0],
+		            strerror(refusal.program));
+	cpu_watch(guest, run, request->cpu_ms);
+	if (run->shell == NULL && now_ns() >= run->deadline_ns)
+		kill_run(guest, run, WALL_LIMIT); /* it was not even executed by then */
+	return 0;
+}
+
+/* Starts what was asked for, or answers why not; *failed if that has been found already. */
+int run_begin(struct guest *guest, uint32_t id, const struct run_request *request, int failed, struct failure *why)
+{
+	struct run *run = free_run(guest);
+
+	if (run_find(guest, id) != NULL)
+		return fail(&guest->last_words, EPROTO, "the id %u of a RUN is that of a running one", id);
+	if (!failed && run == NULL)
+		failed = fail(why, EAGAIN, "%d commands are running already", COMMANDS_MAX);
+	if (!failed) {
+		*run = (struct run){.used = true, .id = id, .output = {-1, -1}, .input = -1};
+		run->output_left = request->output_cap;
+		failed = run_start(guest, run, request, why);
+		if (failed)
+			run_discard(guest, run);
+	}
+	if (failed)
+		reply_error(guest, id, why);
 	return 0;
 }
 
 int run_parse(struct guest *guest, uint32_t id, struct reader *reader)
 {
-	struct run_request request;
+	struct run_request request = {.tool = NULL};
 	struct failure why;
-	struct run *run = free_run(guest);
 	uint32_t flags;
 	int failed;
 
 	if (take_run(guest, reader, &request, &flags))
 		return 1;
-	if (find_run(guest, id) != NULL)
-		return fail(&guest->last_words, EPROTO, "the id %u of a RUN is that of a running one", id);
 	failed = check_run(guest, reader, &request, flags, &why);
-	if (!failed && run == NULL)
-		failed = fail(&why, EAGAIN, "%d commands are running already", RUNS_MAX);
-	if (!failed) {
-		*run = (struct run){.used = true, .id = id, .output = {-1, -1}, .input = -1};
-		run->output_left = request.output_cap;
-		failed = start(guest, run, &request, &why);
-		if (failed) {
-			run_close_input(guest, run);
-			close_fd(&run->output[0]);
-			close_fd(&run->output[1]);
-			run->used = false;
-		}
-	}
-	if (failed)
-		reply_error(guest, id, &why);
-	return 0;
+	return run_begin(guest, id, &request, failed, &why);
 }
 
-/* The command has lived long enough to be worth it. Done from here, for a child that still borrows the guest's
- * memory would change the guest's score with its own. */
-void run_attach(const struct guest *guest, struct run *run)
+/* The command has lived long enough to be worth it, and hardly long enough to have children, which would not get it. Done
+ * from here, for a child that still borrows the guest's memory would change the guest's score with its own. */
+void run_raise_score(const struct guest *guest, struct run *run)
 {
-	char path[40];
+	char path[40], text[12];
 	cleanup_fd int fd = -1;
 	int score = guest->own_oom_score + OOM_SCORE_RAISE;
 
-	run->attached = true;
-	if (guest->proc < 0)
+	if (guest->proc < 0 || (run->shell != NULL && run->shell->scored))
 		return;
+	if (run->shell != NULL)
+		run->shell->scored = true;
 	snprintf(path, sizeof path, "%d/oom_score_adj", (int)run->pid);
 	fd = openat(guest->proc, path, O_WRONLY | O_CLOEXEC);
-	if (fd >= 0 && dprintf(fd, "%d", score > OOM_SCORE_MAX ? OOM_SCORE_MAX : score) < 0)
+	snprintf(text, sizeof text, "%d", score > OOM_SCORE_MAX ? OOM_SCORE_MAX : score);
+	if (fd >= 0 && write(fd, text, strlen(text)) < 0)
 		return; /* it has ended, or the kernel knows better */
 }
 
 void run_cancel(struct guest *guest, uint32_t id)
 {
-	struct run *run = find_run(guest, id);
+	struct run *run = run_find(guest, id);
 
-	if (run != NULL && !run->exited && run->reason == BY_ITSELF)
+	if (run != NULL && run_goes_on(run) && run->reason == BY_ITSELF)
 		kill_run(guest, run, CANCELLED);
+}
+
+/* What a terminal does: SIGINT to the group. A shell must have read its command before. */
+void run_interrupt(struct guest *guest, uint32_t id)
+{
+	struct run *run = run_find(guest, id);
+
+	if (run == NULL || !run_goes_on(run) || run->reason != BY_ITSELF)
+		return;
+	if (run->shell != NULL)
+		run->shell->interrupt = true;
+	else
+		kill(-run->pid, SIGINT);
 }

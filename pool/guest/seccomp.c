@@ -33,6 +33,7 @@ struct call {
 #define ALLOW 0x7fff0000u
 #define KILL 0x80000000u
 #define REFUSE(errnum) (0x00050000u | (errnum))
+#define DONE 0u                       /* as an error: the call returns 0, and nothing was done */
 #define MODE_FILTER 1u                /* SECCOMP_SET_MODE_FILTER */
 #define WITHOUT_SPECULATION_COST 4u   /* SECCOMP_FILTER_FLAG_SPEC_ALLOW */
 
@@ -67,8 +68,9 @@ struct writer {
 #endif
 
 static const int refused[] = {
-    SYS_keyctl, SYS_add_key, SYS_request_key, SYS_mount, SYS_umount2, SYS_pivot_root, SYS_bpf, SYS_perf_event_open,
-    SYS_userfaultfd, SYS_kexec_load, SYS_init_module, SYS_finit_module, SYS_delete_module,
+    SYS_keyctl, SYS_add_key, SYS_request_key, SYS_pivot_root, SYS_bpf, SYS_perf_event_open, SYS_userfaultfd,
+    SYS_setns, SYS_quotactl, SYS_open_by_handle_at, SYS_kexec_load, SYS_init_module, SYS_finit_module, SYS_delete_module,
+    SYS_syslog /* the machine's log, which some machines let everybody read */,
     /* By number, the same everywhere, for headers older than they are */
     425 /* io_uring_setup */, 426 /* io_uring_enter */, 427 /* io_uring_register */, 428 /* open_tree */,
     429 /* move_mount */, 430 /* fsopen */, 431 /* fsconfig */, 432 /* fsmount */, 433 /* fspick */,
@@ -77,6 +79,10 @@ static const int refused[] = {
     SYS_kexec_file_load,
 #endif
 };
+
+/* Unix, IPv4, IPv6 and netlink sockets are of the sandbox's own network. Others are not, such as those to the host of a
+ * virtual machine (vsock), or are kernel code that no command needs. */
+static const uint32_t own_families[] = {1, 2, 10, 16};
 
 /* Calls by which a process of the guest's own user could starve or limit it, by the place of their pid. */
 static const struct {
@@ -121,6 +127,18 @@ static void refuse_if(struct writer *writer, int number, unsigned int place, uin
 	emit_load(writer, offsetof(struct call, number));
 }
 
+static void refuse_foreign_families(struct writer *writer, int number)
+{
+	const size_t count = sizeof own_families / sizeof own_families[0];
+
+	emit(writer, JUMP_IF_EQUAL, (uint32_t)number, 0, (uint8_t)(count + 3));
+	emit_load(writer, argument(0));
+	for (size_t i = 0; i < count; i++)
+		emit(writer, JUMP_IF_EQUAL, own_families[i], (uint8_t)(count - i), 0);
+	emit(writer, RETURN, REFUSE(EAFNOSUPPORT), 0, 0);
+	emit_load(writer, offsetof(struct call, number));
+}
+
 /* Descendants stay below their command only while it is a subreaper: it cannot stop being one. */
 static void refuse_leaving_subreaper(struct writer *writer)
 {
@@ -133,7 +151,7 @@ static void refuse_leaving_subreaper(struct writer *writer)
 	emit_load(writer, offsetof(struct call, number));
 }
 
-static void write_filter(struct writer *writer, bool refuse_message_queues)
+static void write_filter(struct writer *writer, bool refuse_message_queues, bool refuse_mounts)
 {
 	emit_load(writer, offsetof(struct call, arch));
 	emit(writer, JUMP_IF_EQUAL, ARCH, 1, 0);
@@ -144,9 +162,22 @@ static void write_filter(struct writer *writer, bool refuse_message_queues)
 	for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
 		refuse(writer, refused[i], EPERM);
 	refuse(writer, SYS_clone3, ENOSYS); /* its flags are out of a filter's sight; libc falls back to clone */
+	/* A guest that makes roots needs them, and the kernel refuses them to commands, which lack CAP_SYS_ADMIN and can
+	 * have no user namespace. */
+	if (refuse_mounts) {
+		refuse(writer, SYS_mount, EPERM);
+		refuse(writer, SYS_umount2, EPERM);
+	}
 	if (refuse_message_queues)
 		refuse(writer, SYS_mq_open, ENOSYS); /* they could not be found again to be removed */
 	refuse_if(writer, SYS_unshare, 0, JUMP_IF_ANY, NEW_USER_NAMESPACE);
+	/* It would write out the disks of the whole machine, over and over if it is told to; and there is nothing on a disk
+	 * here that should outlive the sandbox. */
+	refuse(writer, SYS_sync, DONE);
+	refuse(writer, SYS_syncfs, DONE);
+	refuse(writer, SYS_io_setup, ENOSYS); /* of what it takes the whole machine has 65536: libraries do without */
+	refuse_foreign_families(writer, SYS_socket);
+	refuse_foreign_families(writer, SYS_socketpair);
 	/* A sibling of the command would not be below it. */
 	refuse_if(writer, SYS_clone, 0, JUMP_IF_ANY, NEW_USER_NAMESPACE | PARENTS_CHILD);
 	refuse_if(writer, SYS_ioctl, 1, JUMP_IF_EQUAL, PUT_INTO_TERMINAL);
@@ -159,15 +190,32 @@ static void write_filter(struct writer *writer, bool refuse_message_queues)
 	emit(writer, RETURN, ALLOW, 0, 0);
 }
 
-int install_filter(bool refuse_message_queues)
+static int install(const struct writer *writer)
 {
-	static struct writer writer;
-	struct program program;
+	struct program program = {.size = writer->size, .instructions = (struct instruction *)(uintptr_t)writer->code};
 
-	write_filter(&writer, refuse_message_queues);
-	program = (struct program){.size = writer.size, .instructions = writer.code};
 	if (syscall(SYS_seccomp, MODE_FILTER, WITHOUT_SPECULATION_COST, &program) < 0 &&
 	    syscall(SYS_seccomp, MODE_FILTER, 0u, &program) < 0)
 		return complain("cannot install the system call filter: %s", strerror(errno));
 	return 0;
+}
+
+int install_filter(bool refuse_message_queues, bool refuse_mounts)
+{
+	static struct writer writer;
+
+	write_filter(&writer, refuse_message_queues, refuse_mounts);
+	return install(&writer);
+}
+
+/* In addition, once a root is there for good. What the first filter kills or refuses it need not look at again. */
+int install_mount_filter(void)
+{
+	static struct writer writer;
+
+	emit_load(&writer, offsetof(struct call, number));
+	refuse(&writer, SYS_mount, EPERM);
+	refuse(&writer, SYS_umount2, EPERM);
+	emit(&writer, RETURN, ALLOW, 0, 0);
+	return install(&writer);
 }

@@ -12,7 +12,9 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "guest.h"
@@ -41,6 +43,21 @@ static void close_from(unsigned int first)
 		close((int)fd);
 }
 
+/* -1 where nobody listens at the path, or it is none. Not blocking: a host that accepts nobody is as good as none. */
+static int connect_to(const char *path)
+{
+	cleanup_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	size_t size = strlen(path);
+
+	if (fd < 0 || size == 0 || size >= sizeof address.sun_path)
+		return -1;
+	memcpy(address.sun_path, path, size);
+	if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
+		return -1;
+	return steal_fd(&fd);
+}
+
 static int take_end(int fd, int *taken)
 {
 	*taken = fcntl(fd, F_DUPFD_CLOEXEC, CHANNEL_FD_MIN);
@@ -52,10 +69,14 @@ static int take_end(int fd, int *taken)
 /* The channel moves to descriptors that no command inherits. What stays at 0 is every command's empty stdin. */
 int take_channel(struct guest *guest)
 {
-	cleanup_fd int null = -1;
+	cleanup_fd int null = -1, host = -1;
 
 	close_from(3);
-	if (take_end(0, &guest->channel_in) || take_end(1, &guest->channel_out))
+	if (guest->options.connect != NULL)
+		host = connect_to(guest->options.connect);
+	guest->connected = host >= 0;
+	if (take_end(guest->connected ? host : 0, &guest->channel_in) ||
+	    take_end(guest->connected ? host : 1, &guest->channel_out))
 		return 1;
 	null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (null < 0)
@@ -133,14 +154,17 @@ int look_around(struct guest *guest)
 		guest->own_oom_score = read_oom_score(guest->proc);
 		guest->private_ipc = !link_says(guest->proc, "self/ns/ipc", INITIAL_IPC_NAMESPACE);
 	}
+	open_oom_events(guest);
 	guest->has_openat2 = probe_openat2();
 	return 0;
 }
 
-static int drop_bounding_set(void)
+/* Executing as root gives what is in it and permitted already. */
+static int drop_bounding_set(bool keep_roots)
 {
-	for (unsigned long capability = 0; prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0; capability++)
-		;
+	for (unsigned long capability = 0;; capability++)
+		if (!(keep_roots && is_roots_capability(capability)) && prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0)
+			break;
 	if (errno != EINVAL && errno != EPERM) /* past the last one, or not allowed: commands drop theirs anyway */
 		return complain("cannot drop the capability bounding set: %s", strerror(errno));
 	return 0;
@@ -168,6 +192,7 @@ static void return_memory(void)
 int give_up_powers(struct guest *guest)
 {
 	const struct rlimit no_core = {0, 0};
+	bool mounts;
 
 	guest->own = (struct owner){.uid = getuid(), .gid = getgid()};
 	return_memory();
@@ -180,9 +205,12 @@ int give_up_powers(struct guest *guest)
 	if (!guest->options.self && must_have_powers())
 		return 1;
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-	if (drop_inheritable() || drop_bounding_set())
+	if (drop_inheritable() || drop_bounding_set(guest->options.root.layer))
+		return 1;
+	mounts = guest->options.root.layer || guest->options.root.better != NULL;
+	if (!mounts && drop_mounting_capabilities())
 		return 1;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
 		return complain("cannot harden: %s", strerror(errno));
-	return guest->options.seccomp ? install_filter(!has_mqueue_mount()) : 0;
+	return guest->options.seccomp ? install_filter(!has_mqueue_mount(), !mounts) : 0;
 }

@@ -1,6 +1,7 @@
 /* From the guest to the command. The child borrows the guest's memory until it executes, as with vfork. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <sched.h>
 #include <signal.h>
@@ -8,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -23,13 +25,14 @@
 #define STACK_BYTES ((size_t)64 << 10)
 #define NUDGE_NS (20 * NS_PER_MS)
 #define NUDGES 500   /* 10 s: an executable on a cold disk takes its time */
+#define CPU_GRACE_S 2
 #define STOPS_MAX 10 /* so often found stopped, whatever is done about it: somebody fights for it */
 
 struct launch {
 	const struct guest *guest;
 	const struct run_request *request;
-	const int *stdio;
-	volatile int cwd_error; /* the child's word to the guest */
+	const int *streams;
+	volatile struct refusal refusal; /* the child's word to the guest */
 	volatile int borrowed;  /* the kernel zeroes it when the child lets go of the memory */
 };
 
@@ -55,6 +58,7 @@ __attribute__((noreturn)) static void refuse(const char *name, int errnum)
 	          : errnum == E2BIG      ? ": argument list too long\n"
 	          : errnum == ENAMETOOLONG ? ": name too long\n"
 	          : errnum == EAGAIN     ? ": too many processes\n"
+	          : errnum == ETXTBSY    ? ": busy\n"
 	                                 : ": cannot be executed\n");
 	_exit(missing ? STATUS_NOT_FOUND : STATUS_NOT_EXECUTABLE);
 }
@@ -85,6 +89,19 @@ static int execute_in(const char *dir, size_t dir_size, const char *name, char *
 	return errno;
 }
 
+/* A lease on a file holds up who executes it, until the kernel takes it away after a minute. Only its owner can have
+ * one, so for all others this costs a stat. */
+static bool is_leased(const char *file)
+{
+	struct stat status;
+	cleanup_fd int fd = -1;
+
+	if (stat(file, &status) < 0 || !S_ISREG(status.st_mode) || status.st_uid != geteuid())
+		return false;
+	fd = open(file, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	return fd < 0 && errno == EWOULDBLOCK;
+}
+
 /* Returns why nothing could be executed. A program without permission is passed over, but remembered. */
 static int execute(char *const *argv, char *const *envp)
 {
@@ -93,6 +110,8 @@ static int execute(char *const *argv, char *const *envp)
 	if (argv[0][0] == '\0')
 		return ENOENT;
 	if (strchr(argv[0], '/') != NULL) {
+		if (is_leased(argv[0]))
+			return ETXTBSY;
 		execve(argv[0], argv, envp);
 		return errno;
 	}
@@ -119,15 +138,44 @@ static int become(const struct guest *guest, struct owner owner)
 		return 1;
 	/* The memory is the guest's: not for its new user to trace, whatever the machine lets such processes do. */
 	syscall(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	if (guest->options.root.layer && owner.uid == 0)
+		return drop_to_roots_capabilities() < 0;
 	return drop_all_capabilities() < 0;
 }
 
-/* After the change of user: a user over the limit already would not be let in before. */
-static void limit_processes(const struct options *options)
+static void lower(int resource, rlim_t value)
 {
-	const struct rlimit limit = {.rlim_cur = options->max_processes, .rlim_max = options->max_processes};
+	struct rlimit limit;
 
-	if (options->has_max_processes && setrlimit(RLIMIT_NPROC, &limit) < 0)
+	if (getrlimit(resource, &limit) < 0)
+		_exit(STATUS_NOT_EXECUTABLE);
+	if (value < limit.rlim_max)
+		limit.rlim_max = value;
+	limit.rlim_cur = limit.rlim_max;
+	if (setrlimit(resource, &limit) < 0)
+		_exit(STATUS_NOT_EXECUTABLE);
+}
+
+/* After the change of user: a user over the limit of processes already would not be let in before. The kernel's CPU
+ * limit, of each process alone, is for where the guest cannot look: it comes later. */
+static void limit_resources(const struct options *options, const struct run_request *request)
+{
+	if (options->has_max_processes)
+		lower(RLIMIT_NPROC, options->max_processes);
+	if (request->processes != 0)
+		lower(RLIMIT_NPROC, request->processes);
+	if (request->file_bytes != 0)
+		lower(RLIMIT_FSIZE, request->file_bytes);
+	if (request->cpu_ms != 0)
+		lower(RLIMIT_CPU, request->cpu_ms / 1000 + CPU_GRACE_S);
+}
+
+static void take_streams(const int *streams)
+{
+	for (int fd = 0; fd < 3; fd++)
+		if (streams[fd] != fd && dup2(streams[fd], fd) < 0)
+			_exit(STATUS_NOT_EXECUTABLE);
+	if (streams[3] >= 0 && dup2(streams[3], SHELL_STATUS_FD) < 0)
 		_exit(STATUS_NOT_EXECUTABLE);
 }
 
@@ -139,22 +187,21 @@ static int child(void *argument)
 	int errnum;
 
 	setsid();
-	for (int fd = 0; fd < 3; fd++)
-		if (launch->stdio[fd] != fd && dup2(launch->stdio[fd], fd) < 0)
-			_exit(STATUS_NOT_EXECUTABLE);
+	take_streams(launch->streams);
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	if (become(launch->guest, request->owner)) {
 		say(request->argv[0], ": cannot become its user\n");
 		_exit(STATUS_NOT_EXECUTABLE);
 	}
-	limit_processes(&launch->guest->options);
+	limit_resources(&launch->guest->options, request);
 	if (chdir(request->cwd) < 0) {
-		launch->cwd_error = errno;
+		launch->refusal.cwd = errno;
 		_exit(STATUS_NOT_EXECUTABLE);
 	}
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	errnum = execute(request->argv, request->envp);
+	launch->refusal.program = errnum;
 	refuse(request->argv[0], errnum);
 }
 
@@ -208,13 +255,15 @@ static bool is_stopped(pid_t pid)
 static void wait_for_memory(const struct launch *launch, pid_t pid)
 {
 	const struct timespec nudge = {.tv_sec = 0, .tv_nsec = (long)NUDGE_NS};
+	const uint32_t wall_ms = launch->request->wall_ms;
+	const uint64_t until = wall_ms == 0 ? NEVER : now_ns() + wall_ms * NS_PER_MS;
 	int nudges = 0, stops = 0;
 
 	while (launch->borrowed != 0) {
 		if (futex_wait(&launch->borrowed, 1, &nudge) != -ETIMEDOUT)
 			continue;
 		stops += is_stopped(pid);
-		kill(pid, nudges++ < NUDGES && stops < STOPS_MAX ? SIGCONT : SIGKILL);
+		kill(pid, nudges++ < NUDGES && stops < STOPS_MAX && now_ns() < until ? SIGCONT : SIGKILL);
 	}
 }
 
@@ -243,12 +292,16 @@ static void forget_peak(struct guest *guest)
 		return; /* only the figure suffers */
 }
 
-/* The pid of the started command; -1 with errno if there can be none. With *cwd_error it has gone already. */
-pid_t spawn(struct guest *guest, const struct run_request *request, const int stdio[3], int *cwd_error)
+/* The pid of the started command; -1 with errno if there can be none. Where it could not enter its cwd it has gone
+ * already. */
+pid_t spawn(struct guest *guest, const struct run_request *request, const int streams[STREAMS],
+            struct refusal *refusal)
 {
 	static struct launch *launch; /* in shared memory, for a child with a copy of the rest */
 	pid_t pid;
 
+	if (request->tool != NULL)
+		return worker_start(request->tool, streams);
 	if (launch == NULL) {
 		void *memory = mmap(NULL, sizeof *launch, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
@@ -256,12 +309,13 @@ pid_t spawn(struct guest *guest, const struct run_request *request, const int st
 			return -1;
 		launch = memory;
 	}
-	*launch = (struct launch){.guest = guest, .request = request, .stdio = stdio};
+	*launch = (struct launch){.guest = guest, .request = request, .streams = streams};
 	forget_peak(guest);
 	pid = start_child(launch);
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* the child's change of user may have reset it */
-	*cwd_error = launch->cwd_error;
-	if (pid > 0 && *cwd_error != 0) {
+	refusal->cwd = launch->refusal.cwd;
+	refusal->program = launch->refusal.program;
+	if (pid > 0 && refusal->cwd != 0) {
 		kill(pid, SIGKILL); /* ends it even if somebody stopped it on its way out */
 		waitpid(pid, NULL, 0);
 	}

@@ -46,15 +46,21 @@ int fail(struct failure *why, int errnum, const char *format, ...)
 	return 1;
 }
 
+static char complaint[sizeof((struct failure *)0)->text];
+
 /* One line on stderr: the launcher's log, the only place left when there is no channel. */
 int complain(const char *format, ...)
 {
 	va_list args;
 
 	va_start(args, format);
-	dprintf(2, "guest: ");
-	vdprintf(2, format, args);
-	dprintf(2, "\n");
+	vsnprintf(complaint, sizeof complaint, format, args);
 	va_end(args);
+	dprintf(2, "guest: %s\n", complaint);
 	return 1;
+}
+
+const char *last_complaint(void)
+{
+	return complaint;
 }

@@ -17,10 +17,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class FakeEngine:
-    """Answers `/version` and `/info`; has the images in `images`; `create` answers pulls and imports."""
+    """Answers `/version` and `/info`; has the images in `images`; `create` answers pulls and imports.
+
+    `facts` are what it knows of images beside their ids.
+    """
 
     def __init__(self, create: Handler | None = None, version: dict[str, Any] | None = None) -> None:
         self.images: dict[str, str] = {}
+        self.facts: dict[str, dict[str, Any]] = {}
         self.requests: list[str] = []
         self.create = create
         self.version = version or VERSION
@@ -41,7 +45,7 @@ class FakeEngine:
             return web.Response(status=201)
         name = path.removeprefix("/images/").removesuffix("/json")
         if name in self.images:
-            return web.json_response({"Id": self.images[name]})
+            return web.json_response({"Id": self.images[name], **self.facts.get(name, {})})
         return web.json_response({"message": f"No such image: {name}"}, status=404)
 
     def count(self, request: str) -> int:

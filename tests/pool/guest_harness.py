@@ -26,9 +26,12 @@ from typing import IO, Any, Final, NoReturn
 import pytest
 
 import hatch_build
-from codecraft_pool.protocol import Data, Decoder, Done, Error, Exit, Hello, Output, Pong, Reply, encode_run
+from codecraft_pool.protocol import Data, Decoder, Done, Error, Exit, Hello, Output, Pong, Reply
+from codecraft_pool.requests import encode_run
+from tests.conftest import alone
 
 ROOT: Final = Path(hatch_build.__file__).parent
+_BUILT: Final = ROOT / "build" / "tests"
 BUILDS: Final = ("release", "sanitized")
 SANITIZE: Final = ("-O1", "-g", "-U_FORTIFY_SOURCE", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 PYTHON: Final = "/usr/bin/python3"
@@ -72,10 +75,12 @@ def _directory() -> Path:
 
 @cache
 def binary(build: str) -> Path:
-    """Return the guest, built for the release or with the sanitizers."""
-    if build == "release":
-        return hatch_build.build_guest(ROOT, _directory(), name="guest-release")
-    return hatch_build.build_guest(ROOT, _directory(), extra_flags=SANITIZE, static=False, name="guest-sanitized")
+    """Return the guest, built for the release or with the sanitizers, once for all workers."""
+    release = build == "release"
+    flags = () if release else SANITIZE
+    with alone(f"guest-{build}"):
+        built = hatch_build.build_guest(ROOT, _BUILT, extra_flags=flags, static=release, name=f"guest-{build}")
+        return Path(shutil.copy(built, _directory()))
 
 
 def missing(what: str) -> NoReturn:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -25,14 +29,50 @@ from codecraft_pool import (
     SandboxSpec,
     connect_daemon,
 )
+from codecraft_pool.cgroups import ControlGroups
 from codecraft_pool.containers import Containers
+from codecraft_pool.docker_launcher import Transport
+from codecraft_pool.guest_binary import guest_path
 from codecraft_pool.owner import Owner
+from tests.pool.guest_harness import missing
 
 PYTHON: Final = "/usr/bin/python3"
 IS_ROOT: Final = os.geteuid() == 0
 MIB: Final = 1 << 20
 BACKENDS: Final = (pytest.param("docker", marks=pytest.mark.docker), pytest.param("local"))
+# "docker" takes the quickest way to its guests that there is, a unix socket where the daemon is on this machine.
+EVERY_WAY: Final = (*BACKENDS, pytest.param("docker-attach", marks=pytest.mark.docker))
 SPEC: Final = SandboxSpec(memory_bytes=512 * MIB, max_processes=64, tree_bytes=64 * MIB, tree_files=8192)
+# Where the whole root file system is a layer that a restore throws away, all else is the same.
+MODES: Final = (*EVERY_WAY, pytest.param("docker-overlay", marks=pytest.mark.docker))
+# Also the local launcher as somebody who is not root, which the tests mostly are.
+ALL_BACKENDS: Final = (*BACKENDS, *([pytest.param("unprivileged")] if IS_ROOT else []))
+# Everything of the root file system that a restore answers for, with what the kernel lets nobody set left out: change
+# times, and the sizes of directories.
+WHOLE_ROOT: Final = """
+import hashlib, os, stat
+total = hashlib.sha256()
+skipped = ("/proc", "/sys", "/dev", "/workspace", "/home/agent", "/tmp", "/var/tmp", "/.codecraft")
+def show(path):
+    info = os.lstat(path)
+    line = [path, info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, info.st_rdev]
+    if stat.S_ISLNK(info.st_mode):
+        line.append(os.readlink(path))
+    elif stat.S_ISREG(info.st_mode):
+        line += [info.st_size, info.st_nlink]
+        if path.startswith(("/etc", "/var")):
+            line.append(hashlib.sha256(open(path, "rb").read()).hexdigest())
+    if not stat.S_ISLNK(info.st_mode):
+        line += [(name, os.getxattr(path, name)) for name in sorted(os.listxattr(path))]
+    total.update(repr(line).encode() + b"\\n")
+    if stat.S_ISDIR(info.st_mode):
+        for name in sorted(os.listdir(path)):
+            child = os.path.join(path, name)
+            if child not in skipped:
+                show(child)
+show("/")
+print(total.hexdigest())
+"""
 TREES: Final = (WORKSPACE, "/home/agent", "/tmp", "/var/tmp", "/dev/shm")
 
 
@@ -42,19 +82,63 @@ async def open_backend(name: str) -> AsyncGenerator[Launcher]:
     if name == "local":
         async with LocalLauncher() as local:
             yield local
+    elif name == "unprivileged":
+        async with unprivileged_launcher() as local:
+            yield local
     else:
-        async with await connect_daemon() as daemon, DockerLauncher(daemon) as docker:
+        transport: Transport = "attach" if name == "docker-attach" else "auto"
+        async with await connect_daemon() as daemon, DockerLauncher(daemon, transport=transport) as docker:
             yield docker
 
 
 @asynccontextmanager
-async def open_pool(request: pytest.FixtureRequest, *, warm: int) -> AsyncGenerator[SandboxPool]:
-    """A pool on the backend that is the request's parameter, with that many sandboxes warm."""
-    if request.param == "docker":
+async def unprivileged_launcher() -> AsyncGenerator[Launcher]:
+    """The local launcher as it is for nobody: bubblewrap runs as that user, and no control group can be made."""
+    setpriv = shutil.which("setpriv") or missing("setpriv is not installed")
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        program = Path(directory) / "bwrap"
+        program.write_text(f'#!/bin/sh\nexec {setpriv} --reuid=65534 --regid=65534 --clear-groups {_bwrap()} "$@"\n')
+        guest = Path(directory) / "guest"
+        shutil.copy(guest_path(), guest)
+        for path in (program, guest, Path(directory)):
+            path.chmod(0o755)
+        patch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+        patch.setattr("codecraft_pool.local_launcher.guest_path", lambda: guest)
+        patch.setattr("os.geteuid", lambda: 65534)
+        patch.setattr(ControlGroups, "find", lambda: ControlGroups({}, "this user may not make any"))
+        launcher: Any = LocalLauncher()
+        patch.undo()
+        async with launcher:
+            launcher._directory().chmod(0o755)
+            yield launcher
+
+
+def _bwrap() -> str:
+    return shutil.which("bwrap") or missing("bubblewrap is not installed")
+
+
+@asynccontextmanager
+async def open_pool(
+    request: pytest.FixtureRequest, *, warm: int, most: int = 4, spec: SandboxSpec = SPEC, backend: str | None = None
+) -> AsyncGenerator[SandboxPool]:
+    """A pool on that backend, or on the one that is the request's parameter, with that many sandboxes warm."""
+    backend = str(request.param) if backend is None else backend
+    if backend not in ("local", "unprivileged"):
         request.getfixturevalue("base_image")
-    async with open_backend(request.param) as launcher, SandboxPool(launcher, max_sandboxes=4) as pool:
-        await pool.prewarm(SPEC, warm)
+    if backend == "docker-overlay":
+        spec = replace(spec, reset="overlay")
+    async with open_backend(backend) as launcher, SandboxPool(launcher, max_sandboxes=most) as pool:
+        _specs[pool] = spec
+        await pool.prewarm(spec, warm)
         yield pool
+
+
+_specs: WeakKeyDictionary[SandboxPool, SandboxSpec] = WeakKeyDictionary()
+
+
+def spec_of(pool: SandboxPool) -> SandboxSpec:
+    """What the warm sandboxes of a pool of `open_pool` are."""
+    return _specs[pool]
 
 
 async def shell(sandbox: Sandbox, text: str, **options: Any) -> str:
@@ -69,6 +153,11 @@ async def python(sandbox: Sandbox, program: str, **options: Any) -> str:
     result = await sandbox.run([PYTHON, "-I", "-c", program], **options)
     assert (0, b"") == (result.exit_code, result.stderr), result
     return result.stdout.decode()
+
+
+async def printed(sandbox: Sandbox, text: str) -> str:
+    """All that a shell text prints, whatever comes of it."""
+    return (await sandbox.run(text, merge_stderr=True, limit_s=60)).stdout.decode("utf-8", "replace")
 
 
 async def processes(sandbox: Sandbox) -> list[str]:

@@ -114,7 +114,7 @@ async def test_docker(backend: str) -> None:
 @pytest.mark.parametrize("backend", ["auto", "docker"])
 async def test_image_that_is_nowhere(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that cannot be had is refused in one line: what a task finds in it is not on this machine's /usr."""
-    monkeypatch.setattr("codecraft_pool.images.PULL_PAUSES_S", ())
+    monkeypatch.setattr("codecraft_pool._pull.PULL_PAUSES_S", ())
     with pytest.raises(ImageUnavailable) as caught:
         async with open_launcher(backend, [SandboxSpec(image="127.0.0.1:1/nowhere:none")]):
             pass

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from codecraft_pool.docker_daemon import LANE_WIDTHS, connect_daemon, daemon_addresses
+from codecraft_pool.docker_daemon import LANE_BOUNDS, connect_daemon, daemon_addresses
 from codecraft_pool.errors import CallRefused, DaemonUnavailable
 from tests.pool.fake_engine import VERSION, FakeEngine
 
@@ -110,8 +110,8 @@ async def test_lanes_bound_what_is_asked_at_once(tmp_path: Path) -> None:
 
     async with FakeEngine().daemon(tmp_path) as daemon, asyncio.TaskGroup() as group:
         for _ in range(20):
-            group.create_task(daemon.call("create", work, what="work"))
-    assert LANE_WIDTHS["create"] == most
+            group.create_task(daemon.call("copy", work, what="work"))
+    assert LANE_BOUNDS["copy"].highest == most
 
 
 async def test_a_cancelled_caller_leaves_its_place(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ async def test_a_cancelled_caller_leaves_its_place(tmp_path: Path) -> None:
     async with FakeEngine().daemon(tmp_path) as daemon:
         callers = [
             asyncio.create_task(daemon.call("pull", asyncio.Event().wait, what="wait"))
-            for _ in range(LANE_WIDTHS["pull"] + 2)
+            for _ in range(LANE_BOUNDS["pull"].highest + 2)
         ]
         await asyncio.sleep(0.01)
         for caller in callers:

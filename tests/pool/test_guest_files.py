@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from codecraft_pool.protocol import MAX_READ_BYTES, Data, Error, WriteFlag, encode_read, encode_write, wrote
+from codecraft_pool.protocol import MAX_READ_BYTES, Data, Error, WriteFlag, wrote
+from codecraft_pool.requests import encode_read, encode_write
 from tests.pool.guest_harness import BUILDS, PYTHON, Guest, data, done, needs_root
 
 pytestmark = needs_root

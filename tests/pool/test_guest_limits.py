@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from codecraft_pool.protocol import Stop, encode_cancel, encode_ping
+from codecraft_pool.protocol import ExitFlag, Output, Stop
+from codecraft_pool.requests import encode_cancel, encode_ping
 from tests.pool.guest_harness import BUILDS, PYTHON, Guest, Ran, needs_root, pong
 
 pytestmark = needs_root
@@ -206,3 +208,96 @@ def test_limits_without_proc() -> None:
         assert (True, signal.SIGKILL, Stop.WALL_LIMIT) == killed(ran)
         assert b"kept\n" == ran.stdout
         assert (True, signal.SIGKILL, Stop.BY_ITSELF) == killed(guest.finish(other))
+
+
+# --- CPU time, files, processes, memory -------------------------------------------------------------------------------
+
+BURN = "while True: pass"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        BURN,
+        f"import os\nos.fork()\nos.fork()\n{BURN}",
+        f"import os, time\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n  {BURN}\n os._exit(0)\n"
+        "time.sleep(60)",
+        f"import threading\ndef burn():\n {BURN}\nfor _ in range(3): threading.Thread(target=burn).start()",
+        # Children that nobody waits for: their time is in no sum of the kernel's.
+        "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nwhile True:\n"
+        " if os.fork() == 0:\n  while time.process_time() < 0.3: pass\n  os._exit(0)\n time.sleep(0.3)",
+    ],
+    ids=["one", "four", "daemon", "threads", "unwaited"],
+)
+def test_cpu_limit_counts_all_descendants(guest: Guest, program: str) -> None:
+    """However the time is spread over processes, its sum ends the command, long before its wall limit."""
+    sleeping = guest.begin(["sleep", "60"], cpu_ms=100, limit_ms=60_000)
+    ran = guest.run(PYTHON, "-I", "-c", f"print('kept', flush=True)\n{program}", cpu_ms=700, limit_ms=60_000)
+    assert (True, signal.SIGKILL, Stop.CPU_LIMIT) == killed(ran)
+    assert ran.stdout.startswith(b"kept\n")
+    assert ["sleep 60"] == alive(guest)
+    guest.send(encode_cancel(sleeping))
+    assert Stop.CANCELLED is guest.finish(sleeping).exit.stop
+
+
+def test_cpu_limit_is_not_a_wall_limit(guest: Guest) -> None:
+    """Who sleeps uses nothing; who stays below the limit ends as it would without one."""
+    ran = guest.shell("sleep 0.5; echo fine; exit 3", cpu_ms=5000)
+    assert (3, b"fine\n", Stop.BY_ITSELF) == (ran.code, ran.stdout, ran.exit.stop)
+
+
+def test_cpu_limit_that_is_passed_between_two_looks(guest: Guest) -> None:
+    """A command that ends by itself, over its limit, is told to have reached it; its status is kept."""
+    ran = guest.shell("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exit 5", cpu_ms=1)
+    assert Stop.CPU_LIMIT is ran.exit.stop
+    assert ran.code in (5, -signal.SIGKILL)
+
+
+def test_cpu_limit_without_proc() -> None:
+    """Where the guest cannot look, the kernel's limit for each process remains."""
+    with Guest(mounts=["--tmpfs", "/proc"]) as guest:
+        ran = guest.shell("while :; do :; done", cpu_ms=200, limit_ms=60_000)
+        assert (True, signal.SIGKILL, Stop.CPU_LIMIT) == killed(ran)
+
+
+def test_files_have_a_largest_size(guest: Guest) -> None:
+    """The signal says so; what was written is there, and the next command may write more."""
+    ran = guest.shell("exec head -c 100000 /dev/zero >/tmp/file", max_file_bytes=4096)
+    assert (-signal.SIGXFSZ, Stop.BY_ITSELF) == (ran.code, ran.exit.stop)
+    assert b"4096\n" == guest.shell("stat -c %s /tmp/file").stdout
+    assert 0 == guest.shell("head -c 100000 /dev/zero >/tmp/file").code
+    assert 100_000 == len(guest.shell("cat /tmp/file", max_file_bytes=1).stdout)  # a pipe is no file
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_command_can_have_fewer_processes(build: str) -> None:
+    """The limit is lowered for one command; it is never raised over the sandbox's."""
+    with Guest(build, args=["--max-processes", "50"]) as guest:
+        assert b"7\n" == guest.run("bash", "-c", "ulimit -u", max_processes=7).stdout
+        assert b"50\n" == guest.run("bash", "-c", "ulimit -u", max_processes=70).stdout
+        assert b"50\n" == guest.run("bash", "-c", "ulimit -u").stdout
+
+
+def test_dropped_output_is_counted(guest: Guest) -> None:
+    """Nothing is dropped below the cap; over it, all that the guest saw and threw away."""
+    assert 0 == guest.run("head", "-c", "1000", "/dev/zero", max_output_bytes=1000).exit.dropped_bytes
+    ran = guest.run("head", "-c", "1500", "/dev/zero", max_output_bytes=1000)
+    assert (1000, 500, Stop.OUTPUT_CAP) == (len(ran.stdout), ran.exit.dropped_bytes, ran.exit.stop)
+    ran = guest.shell("head -c 700 /dev/zero; head -c 800 /dev/zero >&2", max_output_bytes=1000)
+    assert 500 == ran.exit.dropped_bytes
+
+
+@pytest.mark.parametrize("path", ["memory/memory.oom_control", "memory.events"])
+def test_the_kernels_memory_killer_is_told(path: str, tmp_path: Path) -> None:
+    """A kill that the sandbox's control group counts while a command runs is told in its EXIT, and in no other."""
+    events = tmp_path / path
+    events.parent.mkdir(exist_ok=True)
+    events.write_text("low 0\noom 5\noom_kill 2\noom_group_kill 7\n")
+    tmp_path.chmod(0o755)
+    with Guest(mounts=["--ro-bind", str(tmp_path), "/sys/fs/cgroup"]) as guest:
+        assert 0 == guest.shell("sleep 0.05").exit.flags
+        struck = guest.begin(["sh", "-c", "echo begun; sleep 0.3"])
+        assert Output(struck, 1, b"begun\n") == guest.next_frame()
+        events.write_text("low 0\noom 6\noom_kill 3\noom_group_kill 7\n")
+        assert ExitFlag.OUT_OF_MEMORY == guest.finish(struck).exit.flags
+        assert 0 == guest.shell("sleep 0.05").exit.flags

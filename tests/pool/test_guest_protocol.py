@@ -13,17 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from codecraft_pool.protocol import (
-    Error,
-    Exit,
-    Hello,
-    Reply,
-    TreeRestore,
-    encode_frame,
+from codecraft_pool.protocol import Error, Exit, Hello, Reply, Tool, TreeRestore, encode_frame
+from codecraft_pool.requests import (
+    encode_import,
     encode_ping,
     encode_read,
     encode_restore,
     encode_run,
+    encode_shell_open,
+    encode_shell_run,
+    encode_tool,
     encode_write,
 )
 from tests.pool.guest_harness import BUILDS, PATH, Guest, GuestEnded, binary, needs_root, pong
@@ -33,7 +32,11 @@ pytestmark = needs_root
 RUN = encode_run(7, ["true"], env=["A=1"], stdin=b"xyz")
 WRITE = encode_write(7, "/ws", "a", b"data")
 READ = encode_read(7, "/ws", "a")
+SHELL = encode_shell_open(7, 1, ["sh"], env=["A=1"])
+SHELL_RUN = encode_shell_run(7, 1, "true")
 RESTORE = encode_restore(7, [TreeRestore("/ws", "/snap")])
+TOOL = encode_tool(7, Tool.DIGEST, ["/ws", "/tmp"])
+IMPORT = encode_import(7, "/ws", b"CCTR", first=True, last=True)
 
 
 def header(length: int, request_id: int, kind: int, spare: bytes = b"\0\0\0") -> bytes:
@@ -51,7 +54,7 @@ MALFORMED = {
     "longest": (header(0xFFFFFFFF, 7, 6), "limit of 16777216"),
     "id 0": (header(0, 0, 6), "id 0"),
     "kind 0": (header(0, 7, 0), "0x00 is not a kind"),
-    "kind 7": (header(0, 7, 7), "0x07 is not a kind"),
+    "kind 13": (header(0, 7, 13), "0x0d is not a kind"),
     "a reply": (header(0, 7, 0x80), "0x80 is not a kind"),
     "reserved": (header(0, 7, 6, b"\0\1\0"), "reserved"),
     "CANCEL with payload": (encode_frame(7, 2, b"x"), "CANCEL"),
@@ -61,14 +64,27 @@ MALFORMED = {
     "RUN without arguments": (encode_run(7, []), "argument count"),
     "RUN with too many arguments": (encode_run(7, ["x"] * 4097), "argument count"),
     "RUN with too many variables": (encode_run(7, ["x"], env=["A="] * 4097), "environment count"),
-    "RUN with a huge count": (changed(RUN, payload=RUN[12:36] + struct.pack("<II", 0, 0xFFFFFFFF)), "argument count"),
-    "RUN with a huge string": (changed(RUN, payload=RUN[12:36] + struct.pack("<I", 0xFFFFFFFF)), "argument count"),
+    "RUN with a huge count": (changed(RUN, payload=RUN[12:52] + struct.pack("<II", 0, 0xFFFFFFFF)), "argument count"),
+    "RUN with a huge string": (changed(RUN, payload=RUN[12:52] + struct.pack("<I", 0xFFFFFFFF)), "argument count"),
     "WRITE spare": (changed(WRITE, payload=WRITE[12:] + b"x"), "do not fit"),
     "WRITE short": (changed(WRITE, payload=WRITE[12:-1]), "do not fit"),
     "READ spare": (changed(READ, payload=READ[12:] + b"x"), "do not fit"),
     "READ short": (changed(READ, payload=READ[12:-1]), "do not fit"),
     "RESTORE spare": (changed(RESTORE, payload=RESTORE[12:] + b"x"), "do not fit"),
     "RESTORE short": (changed(RESTORE, payload=RESTORE[12:-1]), "do not fit"),
+    "SHELL spare": (changed(SHELL, payload=SHELL[12:] + b"\0"), "do not fit"),
+    "SHELL short": (changed(SHELL, payload=SHELL[12:-1]), "do not fit"),
+    "SHELL without arguments": (encode_shell_open(7, 1, []), "argument count"),
+    "SHELL with too many variables": (encode_shell_open(7, 1, env=["A="] * 4097), "environment count"),
+    "SHELL_RUN spare": (changed(SHELL_RUN, payload=SHELL_RUN[12:] + b"\0"), "do not fit"),
+    "SHELL_RUN short": (changed(SHELL_RUN, payload=SHELL_RUN[12:-1]), "do not fit"),
+    "SHELL_CLOSE short": (encode_frame(7, 0x0A, b"\1\0\0"), "do not fit"),
+    "INTERRUPT with payload": (encode_frame(7, 9, b"x"), "INTERRUPT"),
+    "TOOL spare": (changed(TOOL, payload=TOOL[12:] + b"x"), "do not fit"),
+    "TOOL short": (changed(TOOL, payload=TOOL[12:-1]), "do not fit"),
+    "TOOL of too many": (encode_tool(7, Tool.DIGEST, ["/ws"] * 65), "path count"),
+    "IMPORT spare": (changed(IMPORT, payload=IMPORT[12:] + b"x"), "do not fit"),
+    "IMPORT short": (changed(IMPORT, payload=IMPORT[12:-1]), "do not fit"),
     "RESTORE of too many": (encode_restore(7, [TreeRestore("/ws")] * 65), "tree count"),
 }
 
@@ -100,7 +116,7 @@ def last_words(guest: Guest) -> Error:
 def test_hello_says_who_the_agent_is(build: str) -> None:
     """The first frame has the protocol's version and the agent's numbers."""
     with Guest(build, args=["--agent", "1234:5678"]) as guest:
-        assert Hello(1, 1234, 5678) == guest.hello
+        assert Hello(2, 1234, 5678) == guest.hello
 
 
 @pytest.mark.parametrize("name", MALFORMED)
@@ -184,7 +200,9 @@ def test_rubbish_ends_with_a_reason(build: str, seed: int) -> None:
 
 
 def _rubbish(chance: random.Random) -> bytes:
-    frame = bytearray(chance.choice([RUN, WRITE, READ, RESTORE, encode_ping(7, b"12345678")]))
+    frame = bytearray(
+        chance.choice([RUN, WRITE, READ, RESTORE, SHELL, SHELL_RUN, TOOL, IMPORT, encode_ping(7, b"12345678")])
+    )
     frame[4:8] = struct.pack("<I", chance.randrange(1, 1 << 32))
     if chance.random() < 0.05:
         return chance.randbytes(chance.randrange(1, 200))
@@ -243,7 +261,7 @@ def test_it_refuses_to_be_any_process_but_the_first(build: str) -> None:
 @pytest.mark.parametrize(
     ("args", "status", "words"),
     [
-        (["--version"], 0, "guest 1.0, protocol 1\n"),
+        (["--version"], 0, "guest 1.0, protocol 2\n"),
         (["--agent", "x"], 2, "--agent takes"),
         (["--agent", "1"], 2, "--agent takes"),
         (["--agent", "1:2:3"], 2, "--agent takes"),

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from codecraft_pool.protocol import Error, Output, Stop, encode_run
+from codecraft_pool.protocol import Error, Output, Stop
+from codecraft_pool.requests import encode_run
 from tests.pool.guest_harness import BUILDS, PYTHON, Guest, needs_root
 
 pytestmark = needs_root

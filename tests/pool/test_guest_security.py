@@ -13,17 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from codecraft_pool.protocol import (
-    Data,
-    Hello,
-    TreeRestore,
-    encode_cancel,
-    encode_read,
-    encode_restore,
-    encode_run,
-    encode_write,
-    restored,
-)
+from codecraft_pool.protocol import Data, Hello, TreeRestore, restored
+from codecraft_pool.requests import encode_cancel, encode_read, encode_restore, encode_run, encode_write
 from tests.pool.guest_harness import BUILDS, NOBODY, PYTHON, Guest, done, needs_root
 
 ATTACKS = """
@@ -256,7 +247,7 @@ def test_message_queues_need_a_mount_to_be_found_again(build: str, mounted: bool
 
 def test_single_user_hello_and_identity(single: Guest) -> None:
     """The agent is the guest's own user, and has no capabilities."""
-    assert Hello(1, 1000, 1000) == single.hello
+    assert Hello(2, 1000, 1000) == single.hello
     ran = single.shell("id -u; grep -E '^(Cap(Inh|Prm|Eff|Amb)|NoNew)' /proc/self/status")
     words = ran.stdout.decode().split()
     assert ["1000", "CapInh:", "0000000000000000", "CapPrm:", "0000000000000000"] == words[:5]
@@ -268,7 +259,7 @@ def test_single_user_number_zero(build: str) -> None:
     if reason := _user_namespaces():
         pytest.skip(reason)
     with Guest(build, privileged=False, single_uid=0) as guest:
-        assert Hello(1, 0, 0) == guest.hello
+        assert Hello(2, 0, 0) == guest.hello
         assert b"4\n" == guest.shell("grep -cE '^Cap(Inh|Prm|Eff|Amb):.0+$' /proc/self/status").stdout
         attack(guest, uid=0)
 
@@ -295,7 +286,8 @@ def test_single_user_files_and_restore(single: Guest) -> None:
     for _ in range(2):
         request_id = single.next_id()
         frame = encode_restore(request_id, [TreeRestore("/ws", "/snap"), TreeRestore("/tmp", "", mode=0o1777)])
-        assert 2 == restored(done(single.ask(frame, request_id))).made
+        counts = restored(done(single.ask(frame, request_id)))
+        assert 2 == counts.made + counts.kept
     single.ask(encode_write(601, "/ws", "sub/new/f", b"abc"), 601)
     reply = single.ask(encode_read(602, "/ws", "sub/new/f"), 602)
     assert isinstance(reply, Data)

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import os
-import shutil
-import socket
-import subprocess
-import tarfile
-import time
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from codecraft_pool import images as images_module
-from codecraft_pool.docker_daemon import DockerDaemon, connect_daemon
-from codecraft_pool.errors import CallRefused, ImageUnavailable
-from codecraft_pool.images import ImageProgress, Images, full_reference
+from codecraft_pool import _pull
+from codecraft_pool.docker_daemon import DockerDaemon
+from codecraft_pool.errors import ImageUnavailable
+from codecraft_pool.images import ImageProgress, Images
 from tests.pool.fake_engine import FakeEngine, Recorder
-from tests.pool.guest_harness import missing
 
 pytestmark = pytest.mark.anyio
-LAYER_BYTES = 3_000_000
 
 
 @dataclass
@@ -67,33 +58,7 @@ async def stub(directory: Path, name: str = "codecraft/stub") -> AsyncGenerator[
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pauses between attempts to pull take no time."""
-    monkeypatch.setattr(images_module, "PULL_PAUSES_S", (0.0, 0.0, 0.0))
-
-
-@pytest.mark.parametrize(
-    ("reference", "full"),
-    [
-        ("debian", "debian:latest"),
-        ("python:3.12-alpine", "python:3.12-alpine"),
-        ("registry.local:5000/a/b", "registry.local:5000/a/b:latest"),
-        ("a/b@sha256:" + "0" * 64, "a/b@sha256:" + "0" * 64),
-        ("a/b:t@sha256:" + "0" * 64, "a/b:t@sha256:" + "0" * 64),
-        ("sha256:" + "a" * 64, "sha256:" + "a" * 64),
-    ],
-)
-def test_full_reference(reference: str, full: str) -> None:
-    """A reference gets `:latest` where it has neither tag nor digest."""
-    assert full == full_reference(reference)
-
-
-@pytest.mark.parametrize(
-    "reference", ["", "Upper", "a b", "../containers/json", "a?x=1", "a#b", "a:", "a\nb", "/a", "a//b", "a" * 600, "é"]
-)
-def test_no_reference(reference: str) -> None:
-    """What is no image reference is refused in one line before it gets into a URL."""
-    with pytest.raises(ImageUnavailable, match="is not an image reference") as caught:
-        full_reference(reference)
-    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(_pull, "PULL_PAUSES_S", (0.0, 0.0, 0.0))
 
 
 async def test_an_image_that_is_here_is_used(tmp_path: Path) -> None:
@@ -219,124 +184,40 @@ async def test_a_pull_without_hope_is_tried_once(tmp_path: Path) -> None:
     assert 1 == engine.count("POST /v1.41/images/create")
 
 
-# --- a real daemon and a real registry ------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        (
+            {"Os": "linux", "Architecture": "arm64"},
+            "is for linux/arm64, and the container daemon's machine is linux/amd64",
+        ),
+        ({"Os": "windows", "Architecture": "amd64"}, "is for windows/amd64"),
+    ],
+)
+async def test_an_image_for_another_machine(tmp_path: Path, facts: dict[str, str], said: str) -> None:
+    """An image whose programs cannot run here is refused before a container is made of it, with what to do."""
+    engine = FakeEngine()
+    engine.images["team/tool:1"] = "sha256:foreign"
+    engine.facts["team/tool:1"] = facts
+    async with engine.daemon(tmp_path) as daemon:
+        with pytest.raises(ImageUnavailable, match=said) as caught:
+            await Images(daemon, recipes={}).ensure("team/tool:1")
+    assert "alias" in str(caught.value)
 
 
-@dataclass(frozen=True)
-class Registry:
-    """A registry on this machine, and an image in it that the daemon does not have."""
-
-    host: str
-    image: str
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Generator[Registry]:
-    """Debian's docker-registry on a free loopback port, which daemons accept without TLS."""
-    program = _registry_program()
-    directory = tmp_path_factory.mktemp("registry")
-    port = _free_port()
-    config = directory / "config.yml"
-    config.write_text(
-        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {directory}/data}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n"
-    )
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen([program, "serve", str(config)], stdout=log, stderr=log)
-    try:
-        _wait_for(port, process)
-        image = f"127.0.0.1:{port}/team/tiny:1"
-        asyncio.run(_publish(image))
-        yield Registry(f"127.0.0.1:{port}", image)
-    finally:
-        process.kill()
-        process.wait()
+async def test_the_aliases_of_a_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the environment hold for everybody; those given in the program go before them."""
+    monkeypatch.setenv("CODECRAFT_IMAGE_ALIASES", "python=site.local/python:3, node=site.local/node")
+    async with FakeEngine().daemon(tmp_path) as daemon:
+        images = Images(daemon, aliases={"node": "mine.local/node:20"})
+        assert ["site.local/python:3", "mine.local/node:20", "debian:latest"] == [
+            await images.resolve(name) for name in ("python", "node", "debian")
+        ]
 
 
-def _registry_program() -> str:
-    if shutil.which("docker-registry") is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        for command in (["update"], ["install", "-y", "--no-install-recommends", "docker-registry"]):
-            subprocess.run(["apt-get", *command], check=False, capture_output=True, timeout=300)
-    program = shutil.which("docker-registry")
-    if program is None:
-        missing("docker-registry is not installed, and could not be")
-    return program
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 20
-    while process.poll() is None and time.monotonic() < deadline:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.05)
-    pytest.fail("the registry did not come up")
-
-
-async def _publish(image: str) -> None:
-    repository, _, tag = image.rpartition(":")
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        member = tarfile.TarInfo("noise")
-        member.size = LAYER_BYTES
-        archive.addfile(member, io.BytesIO(os.urandom(LAYER_BYTES)))
-    async with await connect_daemon() as daemon:
-        params = [("fromSrc", "-"), ("repo", repository), ("tag", tag)]
-        async with daemon.messages("images/create", what="import", params=params, data=buffer.getvalue()) as messages:
-            assert [message async for message in messages]
-        await daemon.client.images.push(repository, tag=tag)
-    await _forget(image)
-
-
-async def _forget(image: str) -> None:
-    async with await connect_daemon() as daemon:
-        with suppress(CallRefused):
-            await daemon.call(None, lambda: daemon.client.images.delete(image, force=True), what="remove")
-
-
-@pytest.mark.docker
-async def test_pulled_once_for_ten(registry: Registry) -> None:
-    """Ten callers get the id of an image that was pulled once, and hear of its layers and bytes."""
-    async with await connect_daemon() as daemon:
-        images = Images(daemon)
-        recorders = [Recorder() for _ in range(10)]
-        try:
-            assert await images.find(registry.image) is None
-            ids = await asyncio.gather(*(images.ensure(registry.image, progress=each) for each in recorders))
-            assert {await images.find(registry.image)} == set(ids)
-            assert registry.image in [image.reference for image in await images.list()]
-        finally:
-            await _forget(registry.image)
-    pulled = recorders[0]
-    assert [pulled.layers] * 10 == [recorder.layers for recorder in recorders]
-    assert 1 == [status for _, status, _, _ in pulled.layers].count("Pull complete")
-    totals = [total for _, status, _, total in pulled.layers if status == "Downloading"]
-    assert totals
-    assert all(total is not None and total >= LAYER_BYTES for total in totals)
-
-
-@pytest.mark.docker
-@pytest.mark.usefixtures("quick_retries")
-async def test_an_image_that_the_registry_lacks(registry: Registry) -> None:
-    """An image that a registry does not have is an error at once."""
-    async with await connect_daemon() as daemon:
-        with pytest.raises(ImageUnavailable, match=rf"image {registry.host}/none:2 is not here .*one attempt"):
-            await Images(daemon).ensure(f"{registry.host}/none:2")
-
-
-@pytest.mark.docker
-@pytest.mark.usefixtures("quick_retries")
-async def test_a_registry_that_is_down() -> None:
-    """A registry that does not answer is tried four times, then named."""
-    reference = f"127.0.0.1:{_free_port()}/team/tiny:1"
-    recorder = Recorder()
-    async with await connect_daemon() as daemon:
-        with pytest.raises(ImageUnavailable, match=r"4 attempts; .*connection refused"):
-            await Images(daemon).ensure(reference, progress=recorder)
-    assert 3 == len(recorder.lines)
+async def test_aliases_that_make_no_sense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are an error that names them when an image is first asked for, not an image from somewhere else."""
+    monkeypatch.setenv("CODECRAFT_IMAGE_ALIASES", "python")
+    async with FakeEngine().daemon(tmp_path) as daemon:
+        with pytest.raises(ImageUnavailable, match="image alias 'python': expected NAME=TARGET"):
+            await Images(daemon).ensure("python")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import tempfile
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urlencode
 
 import pytest
 
@@ -26,14 +28,16 @@ from codecraft_pool import (
     connect_daemon,
     reap,
 )
+from codecraft_pool.containers import OWNER_LABEL
 from codecraft_pool.owner import Owner
-from tests.pool.launchers import BACKENDS, SPEC, containers_of, host_processes, open_backend, script, shell, volumes
+from tests.pool.launchers import EVERY_WAY, SPEC, containers_of, host_processes, open_backend, script, shell, volumes
 
 pytestmark = pytest.mark.anyio
 
 BUSY: Final = """
 import asyncio, json, sys, uvloop
 from codecraft_pool import SandboxPool, Snapshot
+from codecraft_pool.containers import OWNER_LABEL
 from codecraft_pool.owner import Owner
 from tests.pool.launchers import SPEC, open_backend
 
@@ -98,7 +102,7 @@ async def volumes_now(backend: str) -> set[str] | None:
         return await volumes(daemon)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY_WAY)
 @pytest.mark.parametrize(
     ("number", "count", "loop"),
     [(signal.SIGKILL, 16, "uvloop"), (signal.SIGTERM, 2, "asyncio"), (signal.SIGINT, 2, "asyncio")],
@@ -108,7 +112,7 @@ def test_killed_while_busy(
     request: pytest.FixtureRequest, backend: str, number: signal.Signals, count: int, loop: str
 ) -> None:
     """Five seconds after its program was killed nothing of its busy sandboxes is left."""
-    if backend == "docker":
+    if backend != "local":
         request.getfixturevalue("base_image")
     asyncio.run(kill_while_busy(backend, number, count, loop))
 
@@ -131,10 +135,69 @@ async def kill_while_busy(backend: str, number: signal.Signals, count: int, loop
     assert [] == run_directories(owner)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+STARTING: Final = """
+import asyncio, json, sys, uvloop
+from codecraft_pool.containers import OWNER_LABEL
+from codecraft_pool.owner import Owner
+from tests.pool.launchers import SPEC, open_backend
+
+async def main(backend):
+    async with open_backend(backend) as launcher:
+        await launcher.start(SPEC)
+        print(json.dumps({"owner": str(Owner.current())}), flush=True)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(6):
+                group.create_task(launcher.start(SPEC))
+        print(json.dumps("started"), flush=True)
+        await asyncio.Event().wait()
+
+uvloop.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("backend", EVERY_WAY)
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.25, 0.5, 1.0])
+def test_killed_while_starting(request: pytest.FixtureRequest, backend: str, seconds: float) -> None:
+    """Of sandboxes in every stage of starting only containers that were not started can stay, for the next to remove.
+
+    Those that the daemon starts after the kill find nobody at their socket, and end.
+    """
+    if backend != "local":
+        request.getfixturevalue("base_image")
+    asyncio.run(kill_while_starting(backend, seconds))
+
+
+async def kill_while_starting(backend: str, seconds: float) -> None:
+    before = await volumes_now(backend)
+    async with script(STARTING, backend) as starting:
+        owner = (await starting.line())["owner"]
+        await asyncio.sleep(seconds)  # a stage like any other; the test holds for all
+        starting.process.kill()
+        await starting.process.wait()
+    if backend != "local":
+        async with await connect_daemon() as daemon:
+            await until_none_runs(daemon, owner)
+            await reap(daemon)
+    await nothing_left(owner, f"codecraft-run-{owner}", before)
+    await reap(None)
+    assert [] == run_directories(owner)
+
+
+async def until_none_runs(daemon: DockerDaemon, owner: str, *, limit_s: float = 30.0) -> None:
+    """Return when no container of the owner runs, several times in a row: a call may still be on its way."""
+    quiet = 0
+    async with asyncio.timeout(limit_s):
+        while quiet < 5:
+            filters = json.dumps({"label": [f"{OWNER_LABEL}={owner}"], "status": ["running", "restarting", "removing"]})
+            running = await daemon.get_json(f"containers/json?{urlencode({'all': 1, 'filters': filters})}")
+            quiet = 0 if running else quiet + 1
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("backend", EVERY_WAY)
 async def test_closed_with_all_at_work(request: pytest.FixtureRequest, backend: str) -> None:
     """Leaving the launcher ends sandboxes that nobody closed, with what runs in them, and waits for it."""
-    if backend == "docker":
+    if backend != "local":
         request.getfixturevalue("base_image")
     mark, owner = str(next(MARKS)), str(Owner.current())
     before = await volumes_now(backend)
@@ -167,17 +230,17 @@ async def wait_for_start(start: asyncio.Task[Sandbox]) -> None:
         assert isinstance(start.exception(), LaunchError)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY_WAY)
 async def test_cancelled_while_starting(request: pytest.FixtureRequest, backend: str) -> None:
     """A start that is cancelled leaves nothing, wherever it stood, and the launcher goes on."""
-    if backend == "docker":
+    if backend != "local":
         request.getfixturevalue("base_image")
     before = await volumes_now(backend)
     async with open_backend(backend) as launcher:
-        for steps in STEPS[backend]:
+        for steps in STEPS[backend.partition("-")[0]]:
             start = asyncio.create_task(launcher.start(SPEC))
             for _ in range(steps):
-                await asyncio.sleep(0.002 if backend == "docker" else 0)
+                await asyncio.sleep(0 if backend == "local" else 0.002)
             start.cancel()
             await wait_for_start(start)
         await (await launcher.start(SPEC)).ping()
@@ -185,28 +248,50 @@ async def test_cancelled_while_starting(request: pytest.FixtureRequest, backend:
     assert [] == run_directories(str(Owner.current()))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY_WAY)
 async def test_closed_while_starting(request: pytest.FixtureRequest, backend: str) -> None:
     """A start that is overtaken by the launcher's end leaves nothing, wherever it stood."""
-    if backend == "docker":
+    if backend != "local":
         request.getfixturevalue("base_image")
     before = await volumes_now(backend)
-    for steps in STEPS[backend]:
+    for steps in STEPS[backend.partition("-")[0]]:
         async with open_backend(backend) as launcher:
             await launcher.prepare(SPEC)
             start = asyncio.create_task(launcher.start(SPEC))
             for _ in range(steps):
-                await asyncio.sleep(0.002 if backend == "docker" else 0)
+                await asyncio.sleep(0 if backend == "local" else 0.002)
             await launcher.aclose()
             await wait_for_start(start)
         assert [] == run_directories(str(Owner.current()))
     await nothing_left(str(Owner.current()), "none", before, limit_s=1.0)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.docker
+async def test_volume_that_the_daemon_forgot(daemon: DockerDaemon) -> None:
+    """The launcher's end removes a volume that outlived its containers, and leaves alone what others have."""
+    owner = Owner.current()
+    foreign = {"Name": f"codecraft-foreign-{os.getpid()}", "Labels": {OWNER_LABEL: str(Owner("0" * 8, 1, 1))}}
+    forgotten = {"Name": f"codecraft-forgotten-{os.getpid()}", "Labels": {OWNER_LABEL: str(owner)}}
+    client: Any = daemon.client.volumes
+    await client.create(foreign)
+    try:
+        async with DockerLauncher(daemon) as other:
+            await other.start(SPEC)
+            async with DockerLauncher(daemon) as launcher:
+                await launcher.start(SPEC)
+                await client.create(forgotten)
+            left = await volumes(daemon)
+            assert forgotten["Name"] not in left
+            assert foreign["Name"] in left
+            await (await other.start(SPEC)).ping()
+    finally:
+        await (await client.get(foreign["Name"])).delete()
+
+
+@pytest.mark.parametrize("backend", EVERY_WAY)
 async def test_pool_closed_while_starting(request: pytest.FixtureRequest, backend: str) -> None:
     """A pool that is closed in the middle of its prewarming leaves nothing."""
-    if backend == "docker":
+    if backend != "local":
         request.getfixturevalue("base_image")
     before = await volumes_now(backend)
     async with open_backend(backend) as launcher:
@@ -239,9 +324,9 @@ async def test_two_launchers_of_one_process() -> None:
 @pytest.mark.docker
 async def test_two_docker_launchers_of_one_process(daemon: DockerDaemon) -> None:
     """Their containers have names of their own, and the end of one leaves the other's alone."""
-    async with DockerLauncher(daemon) as one:
+    async with DockerLauncher(daemon, roots="image") as one:
         kept = await one.start(SPEC)
-        async with DockerLauncher(daemon) as two:
+        async with DockerLauncher(daemon, roots="image") as two:
             other = await two.start(SPEC)
             assert 4 == len(await containers_of(daemon, Owner.current()))
         assert other.lost
@@ -269,7 +354,7 @@ async def test_killed_container(daemon: DockerDaemon) -> None:
 @pytest.mark.docker
 async def test_killed_depot(daemon: DockerDaemon) -> None:
     """Sandboxes that can get no snapshot any more are lost, and those the pool starts instead can."""
-    async with DockerLauncher(daemon) as launcher, SandboxPool(launcher) as pool:
+    async with DockerLauncher(daemon, roots="image") as launcher, SandboxPool(launcher) as pool:
         await pool.prewarm(SPEC, 2)
         (depot,) = set(await containers_of(daemon, Owner.current())) - set(await _lent_names(pool))
         await daemon.client.containers.container(depot).kill()
@@ -295,7 +380,7 @@ async def _lent_names(pool: SandboxPool) -> list[str]:
 @pytest.mark.docker
 async def test_paused_container(daemon: DockerDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """A guest that does not answer is lost at its deadline, and its container, which cannot end, is removed."""
-    monkeypatch.setattr("codecraft_pool.docker_launcher._GONE_LIMIT_S", 0.5)
+    monkeypatch.setattr("codecraft_pool.container_lives.GONE_LIMIT_S", 0.5)
     async with DockerLauncher(daemon) as launcher:
         sandbox = await launcher.start(SPEC)
         await daemon.client.containers.container(sandbox.id).pause()

@@ -16,22 +16,17 @@ from codecraft_pool import (
     LaunchError,
     Lease,
     PoolClosed,
-    PoolStats,
+    PoolError,
     SandboxPool,
     SandboxSpec,
 )
 from codecraft_pool.sandbox import Sandbox
+from tests.pool.settling import settle
 
 pytestmark = pytest.mark.anyio
 
 SPEC = SandboxSpec()
 OTHER = SandboxSpec(image="other")
-
-
-@pytest.fixture(name="launcher")
-async def make_launcher() -> AsyncGenerator[FakeLauncher]:
-    async with FakeLauncher() as launcher:
-        yield launcher
 
 
 @pytest.fixture(name="pool")
@@ -40,14 +35,16 @@ async def make_pool(launcher: FakeLauncher) -> AsyncGenerator[SandboxPool]:
         yield pool
 
 
-async def settle() -> None:
-    for _ in range(60):
-        await asyncio.sleep(0)
-
-
 def now(pool: SandboxPool) -> tuple[int, int, int, int, int]:
     s = pool.stats()
     return s.starting, s.idle, s.leased, s.restoring, s.waiting
+
+
+def did(pool: SandboxPool) -> dict[str, int]:
+    """What the pool has done with sandboxes so far, but for what it has not."""
+    names = ("started", "restored", "replaced", "lost", "expired", "evicted", "failed_starts")
+    stats = pool.stats()
+    return {name: getattr(stats, name) for name in names if getattr(stats, name)}
 
 
 async def test_prewarm_starts_to_the_target_and_tells_progress(pool: SandboxPool) -> None:
@@ -56,7 +53,7 @@ async def test_prewarm_starts_to_the_target_and_tells_progress(pool: SandboxPool
     await pool.prewarm(SPEC, 3, progress=heard.append)
     assert (0, 3, 0, 0, 0) == now(pool)
     assert (0, 3) == (heard[0], heard[-1])
-    assert PoolStats(idle=3, started=3) == pool.stats()
+    assert {"started": 3} == did(pool)
 
 
 async def test_a_warm_sandbox_is_lent_without_waiting(pool: SandboxPool) -> None:
@@ -80,7 +77,8 @@ async def test_release_restores_and_the_sandbox_is_lent_again(launcher: FakeLaun
         with pytest.raises(OSError, match="cannot read 'left'"):
             await again.read_file("left")
     await settle()
-    assert PoolStats(idle=1, started=1, restored=2) == pool.stats()
+    assert {"started": 1, "restored": 2} == did(pool)
+    assert (0, 1, 0, 0, 0) == now(pool)
 
 
 async def test_release_twice_is_release_once(pool: SandboxPool) -> None:
@@ -127,7 +125,7 @@ async def test_a_newcomer_does_not_overtake(pool: SandboxPool) -> None:
 async def test_an_idle_sandbox_of_another_kind_makes_room(launcher: FakeLauncher, pool: SandboxPool) -> None:
     """A full pool of the wrong kind serves an asker by ending an idle one."""
     await pool.prewarm(SPEC, 3)
-    pool._plan.targets.clear()  # pyright: ignore[reportPrivateUsage]
+    await pool.prewarm(SPEC, 0)
     async with pool.lease(OTHER) as sandbox:
         assert "other" == sandbox.spec.image
         assert (0, 2, 1, 0, 0) == now(pool)
@@ -185,7 +183,8 @@ async def test_a_sandbox_that_dies_while_lent_is_replaced(launcher: FakeLauncher
     async with pool.lease(SPEC) as sandbox:
         sandbox.close()
     await settle()
-    assert PoolStats(idle=2, started=3, replaced=1) == pool.stats()
+    assert {"started": 3, "replaced": 1, "lost": 1} == did(pool)
+    assert (0, 2, 0, 0, 0) == now(pool)
 
 
 async def test_a_sandbox_that_dies_while_idle_is_never_lent(launcher: FakeLauncher, pool: SandboxPool) -> None:
@@ -205,7 +204,7 @@ async def test_a_sandbox_that_cannot_be_restored_is_replaced(
     """What cannot be proved clean is closed, not lent."""
     lease = await pool.acquire(SPEC)
 
-    async def refuse() -> NoReturn:
+    async def refuse(snapshot: object) -> NoReturn:
         raise OSError(5, "a tree cannot be brought back")
 
     monkeypatch.setattr(lease.sandbox, "restore", refuse)
@@ -215,9 +214,9 @@ async def test_a_sandbox_that_cannot_be_restored_is_replaced(
     assert 1 == pool.stats().replaced
 
 
-async def test_a_sandbox_whose_user_is_root_is_replaced_not_reused(launcher: FakeLauncher, pool: SandboxPool) -> None:
-    """Root shares its user with the guest, so no restore makes its sandbox as good as new."""
-    spec = SandboxSpec(user="root")
+async def test_a_sandbox_that_is_to_be_replaced_is_not_reused(launcher: FakeLauncher, pool: SandboxPool) -> None:
+    """Where the spec says so, every borrower has a sandbox that nobody had before."""
+    spec = SandboxSpec(reset="replace")
     async with pool.lease(spec) as first:
         pass
     assert first.lost is not None
@@ -237,7 +236,7 @@ async def test_a_failed_start_is_told_to_the_one_who_asked(launcher: FakeLaunche
 
 
 async def test_starts_that_keep_failing_are_not_tried_for_ever(launcher: FakeLauncher, pool: SandboxPool) -> None:
-    """A target that cannot be met stops after a few failures in a row, and asking again tries again."""
+    """A target that cannot be met is tried a few times in a row, then after pauses, and is met in the end."""
     launcher.fail_starts = 1000
     with pytest.raises(LaunchError, match="told to fail"):
         await pool.prewarm(SPEC, 2)
@@ -343,3 +342,53 @@ async def test_commands_reach_the_fake_answer() -> None:
         result = await sandbox.run("date")
         assert (b"out", b"err", 3) == (result.stdout, result.stderr, result.exit_code)
         assert b"/bin/sh -c date" == await sandbox.read_file("log")
+
+
+@pytest.mark.parametrize("ticks", range(10))
+async def test_a_cancelled_prewarm_leaves_a_working_pool(launcher: FakeLauncher, pool: SandboxPool, ticks: int) -> None:
+    """Whoever stops waiting for the target stops nothing else: starts under way go on, and what they give is lent."""
+    warming = asyncio.create_task(pool.prewarm(SPEC, 3))
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    warming.cancel()
+    await asyncio.wait([warming])
+    await settle()
+    assert pool.stats().idle == len(launcher.sandboxes) == pool.stats().target
+    leases = [await pool.acquire(SPEC, limit_s=1.0) for _ in range(3)]
+    for lease in leases:
+        lease.release()
+
+
+async def test_a_kind_never_has_more_than_its_maximum(pool: SandboxPool) -> None:
+    """The third asker of a kind with a maximum of two waits, although the pool has room for another kind."""
+    await pool.prewarm(SPEC, 1, maximum=2)
+    leases = [await pool.acquire(SPEC) for _ in range(2)]
+    with pytest.raises(AcquireTimeout):
+        await pool.acquire(SPEC, limit_s=0.01)
+    leases.append(await pool.acquire(OTHER, limit_s=1.0))
+    for lease in leases:
+        lease.release()
+
+
+async def test_numbers_that_make_no_sense_are_refused(launcher: FakeLauncher, pool: SandboxPool) -> None:
+    """An error names what is wrong, before anything is done."""
+    with pytest.raises(ValueError, match="a target of 2 and a maximum of 1 do not go together"):
+        await pool.prewarm(SPEC, 2, maximum=1)
+    with pytest.raises(ValueError, match=r"idle_s is 0; it must be more than 0"):
+        SandboxPool(launcher, idle_s=0)
+    with pytest.raises(ValueError, match="prove_every and max_quarantined must be at least 0"):
+        SandboxPool(launcher, prove_every=-1)
+    with pytest.raises(ValueError, match="must be at least 1"):
+        SandboxPool(launcher, max_sandboxes=0)
+
+
+async def test_too_many_askers_are_refused(launcher: FakeLauncher) -> None:
+    """The queue has a bound, and the error says which."""
+    async with SandboxPool(launcher, max_sandboxes=1, max_waiting=1) as pool:
+        lease = await pool.acquire(SPEC)
+        waiter = asyncio.create_task(pool.acquire(SPEC))
+        await settle()
+        with pytest.raises(PoolError, match="1 tasks wait for a sandbox already, which is max_waiting"):
+            await pool.acquire(SPEC)
+        lease.release()
+        (await waiter).release()

@@ -21,12 +21,19 @@ from codecraft_pool.protocol import (
     Output,
     Pong,
     Reply,
+    RestoreCounts,
     Stop,
     encode_frame,
-    encode_ping,
-    encode_run,
     restored,
     wrote,
+)
+from codecraft_pool.requests import (
+    encode_interrupt,
+    encode_ping,
+    encode_run,
+    encode_shell_close,
+    encode_shell_open,
+    encode_shell_run,
 )
 
 ids = st.integers(1, 0xFFFF_FFFF)
@@ -42,8 +49,9 @@ def on_the_wire(reply: Reply) -> bytes:
             return encode_frame(0, Kind.HELLO, struct.pack("<III", version, uid, gid))
         case Output(number, stream, data):
             return encode_frame(number, Kind.OUTPUT, bytes([stream]) + data)
-        case Exit(number, signalled, stop, code, wall_ns, user_us, system_us, peak_kib):
-            body = struct.pack("<BBHiQQQQ", signalled, stop, 0, code, wall_ns, user_us, system_us, peak_kib)
+        case Exit(number, signalled, stop, code, wall_ns, user_us, system_us, peak_kib, dropped, flags):
+            body = struct.pack("<BBHiQQQQ", signalled, stop, flags, code, wall_ns, user_us, system_us, peak_kib)
+            body += struct.pack("<Q", dropped)
             return encode_frame(number, Kind.EXIT, body)
         case Done(number, body):
             return encode_frame(number, Kind.DONE, body)
@@ -59,9 +67,17 @@ replies: st.SearchStrategy[Reply] = st.one_of(
     st.builds(Hello, u32, u32, u32),
     st.builds(Output, ids, st.sampled_from([1, 2]), short),
     st.builds(
-        Exit, ids, st.booleans(), st.sampled_from(Stop), st.integers(-(1 << 31), (1 << 31) - 1), u64, u64, u64, u64
+        Exit,
+        ids,
+        st.booleans(),
+        st.sampled_from(Stop),
+        st.integers(-(1 << 31), (1 << 31) - 1),
+        *[u64] * 5,
+        st.integers(0, 3),
     ),
-    st.builds(Done, ids, st.one_of(st.binary(min_size=8, max_size=8), st.binary(min_size=32, max_size=32))),
+    st.builds(
+        Done, ids, st.one_of(st.just(b""), st.binary(min_size=8, max_size=8), st.binary(min_size=40, max_size=40))
+    ),
     st.builds(Data, ids, u64, u32, short),
     st.builds(Pong, ids, short),
     st.builds(Error, st.integers(0, 0xFFFF_FFFF), st.integers(0, 4095), st.text(max_size=80)),
@@ -117,9 +133,10 @@ def test_a_flipped_header_never_passes_for_another_error(frame: Reply, data: st.
         (encode_frame(0, Kind.HELLO, bytes(11)), "HELLO of 11 bytes"),
         (encode_frame(7, Kind.OUTPUT, b""), "names no stream"),
         (encode_frame(7, Kind.OUTPUT, b"\3x"), "names no stream"),
-        (encode_frame(7, Kind.EXIT, bytes(39)), "EXIT of 39 bytes for request 7"),
-        (encode_frame(7, Kind.EXIT, b"\2" + bytes(39)), "no known way to end"),
-        (encode_frame(7, Kind.EXIT, b"\0\x09" + bytes(38)), "malformed"),
+        (encode_frame(7, Kind.EXIT, bytes(47)), "EXIT of 47 bytes for request 7"),
+        (encode_frame(7, Kind.EXIT, b"\2" + bytes(47)), "no known way to end"),
+        (encode_frame(7, Kind.EXIT, b"\0\x09" + bytes(46)), "malformed"),
+        (encode_frame(7, Kind.EXIT, b"\0\0\4" + bytes(45)), "no known way to end"),
         (encode_frame(7, Kind.DONE, bytes(9)), "fits no request"),
         (encode_frame(7, Kind.DATA, bytes(11)), "DATA of 11 bytes"),
         (encode_frame(7, Kind.ERROR, bytes(3)), "ERROR of 3 bytes"),
@@ -146,10 +163,21 @@ def test_a_request_over_the_limit_is_refused_by_the_encoder() -> None:
 def test_a_run_is_laid_out_as_specified() -> None:
     """The bytes of a RUN are those of pool/README.md."""
     frame = encode_run(
-        9, ["sh", "-c", "é"], cwd="/w", env=["A=b"], stdin=b"in", limit_ms=1500, max_output_bytes=77, uid=1, gid=2
+        9,
+        ["sh", "-c", "é"],
+        cwd="/w",
+        env=["A=b"],
+        stdin=b"in",
+        limit_ms=1500,
+        max_output_bytes=77,
+        uid=1,
+        gid=2,
+        cpu_ms=250,
+        max_file_bytes=1 << 40,
+        max_processes=12,
     )
     body = (
-        struct.pack("<IQIII", 1500, 77, 1, 2, 0)
+        struct.pack("<IQIIIIQI", 1500, 77, 1, 2, 0, 250, 1 << 40, 12)
         + b"\2\0\0\0/w"
         + b"\3\0\0\0"
         + b"\2\0\0\0sh\2\0\0\0-c\2\0\0\0\xc3\xa9"
@@ -159,19 +187,25 @@ def test_a_run_is_laid_out_as_specified() -> None:
     assert struct.pack("<IIB3s", len(body), 9, 1, b"\0\0\0") + body == frame
 
 
+def test_requests_of_shells_are_laid_out_as_specified() -> None:
+    """The bytes of SHELL, SHELL_RUN, INTERRUPT and SHELL_CLOSE are those of pool/README.md."""
+    opened = encode_shell_open(9, 3, ["sh"], cwd="/w", env=["A=b"], uid=1, gid=2, merge_stderr=True)
+    body = struct.pack("<IIII", 3, 1, 2, 1) + b"\2\0\0\0/w\1\0\0\0\2\0\0\0sh\1\0\0\0\3\0\0\0A=b"
+    assert struct.pack("<IIB3s", len(body), 9, 7, b"\0\0\0") + body == opened
+    run = encode_shell_run(9, 3, "é", limit_ms=1500, max_output_bytes=77, cpu_ms=250)
+    body = struct.pack("<IIQII", 3, 1500, 77, 250, 0) + b"\2\0\0\0\xc3\xa9"
+    assert struct.pack("<IIB3s", len(body), 9, 8, b"\0\0\0") + body == run
+    assert struct.pack("<IIB3s", 0, 9, 9, b"\0\0\0") == encode_interrupt(9)
+    assert struct.pack("<IIB3sI", 4, 9, 10, b"\0\0\0", 3) == encode_shell_close(9, 3)
+
+
 def test_the_answers_to_write_and_restore_are_told_apart_by_length() -> None:
     """A DONE that fits the other request is a protocol error."""
     write = Done(1, struct.pack("<Q", 5))
-    restore = Done(2, struct.pack("<IIIIQQ", 1, 2, 3, 0, 4, 5))
+    restore = Done(2, struct.pack("<IIIIQQII", 1, 2, 3, 4, 6, 7, 5, 0))
     assert 5 == wrote(write)
-    assert (1, 2, 3, 4, 5) == (
-        (counts := restored(restore)).killed,
-        counts.removed,
-        counts.made,
-        counts.copied_bytes,
-        counts.wall_ns,
-    )
-    with pytest.raises(ProtocolError, match="a WRITE was answered by 32 bytes"):
+    assert RestoreCounts(1, 2, 3, 4, 5, 6, 7) == restored(restore)
+    with pytest.raises(ProtocolError, match="a WRITE was answered by 40 bytes"):
         wrote(restore)
     with pytest.raises(ProtocolError, match="a RESTORE was answered by 8 bytes"):
         restored(write)

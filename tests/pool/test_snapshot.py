@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codecraft_pool import Entry, LocalLauncher, Snapshot, SnapshotError
-from codecraft_pool.snapshot import EPOCH_S
+from codecraft_pool.snapshot import EPOCH_S, unpack
 from tests.pool.launchers import IS_ROOT, SPEC
 
 NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
@@ -185,3 +185,43 @@ async def test_closed_entries_in_a_sandbox() -> None:
         assert b"x" == await sandbox.read_file("closed/file")
         listed = await sandbox.run("stat -c '%a %Y %n' closed read")
         assert f"0 {EPOCH_S} closed\n555 {EPOCH_S} read\n".encode() == listed.stdout
+
+
+def test_several_names_holes_and_attributes(tmp_path: Path) -> None:
+    """A directory's files with several names, holes and users' attributes are those of the unpacked snapshot."""
+    source = tmp_path / "source"
+    (source / "b").mkdir(parents=True)
+    (source / "file").write_bytes(b"x" + bytes(1 << 20) + b"y")
+    os.link(source / "file", source / "b" / "too")
+    os.setxattr(source / "file", "user.note", b"\xff\0")
+    snapshot = Snapshot.from_directory(source)
+    assert ("file", "hardlink") == (snapshot.entries["b/too"].kind, snapshot.entries["file"].kind)
+    assert (source / "file").read_bytes() == snapshot.contents()["file"]
+    unpack(snapshot, tmp_path)
+    made = tmp_path / snapshot.id
+    assert (made / "file").samefile(made / "b" / "too")
+    assert b"\xff\0" == os.getxattr(made / "file", "user.note")
+    assert (made / "file").stat().st_blocks * 512 < 100_000
+    assert snapshot.id == Snapshot.from_directory(made).id
+    with tarfile.open(fileobj=io.BytesIO(snapshot.tar("p"))) as archive:
+        assert "p/b/too" == archive.getmember("p/file").linkname
+        assert "\udcff\0" == archive.getmember("p/b/too").pax_headers["SCHILY.xattr.user.note"]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"a": Entry("hardlink", b"nowhere")},
+        {"a": Entry("dir"), "b": Entry("hardlink", b"a")},
+        {"a": Entry("hardlink", b"b"), "b": Entry("hardlink", b"a")},
+        {"a": Entry("link", b"x", attributes=(("user.a", b""),))},
+        {"a": Entry("file", attributes=(("security.capability", b""),))},
+        {"a": Entry("file", attributes=(("user.", b""),))},
+        {"a": Entry("file", attributes=(("user.b", b""), ("user.a", b"")))},
+        {"a": Entry("file", attributes=(("user.a", bytes(1 << 17)),))},
+    ],
+)
+def test_names_and_attributes_that_cannot_be(entries: dict[str, Entry]) -> None:
+    """Another name is of a file of the tree, and attributes are users' own."""
+    with pytest.raises(SnapshotError, match="snapshot entry"):
+        Snapshot(entries)

@@ -81,6 +81,11 @@ class WorkList:
         self._dealt[script.task].append(script)
         return self._curriculum[script.task]
 
+    def peek(self, rng: RandomSource, /) -> Task:
+        """Return the task of the next script; `rng` is not used."""
+        del rng
+        return self._curriculum[self._order[0].task] if self._order else self._curriculum.tasks[0]
+
     def take(self, task: str) -> Script | None:
         """Return a script for an episode of *task* that has just begun; None if all have been taken."""
         dealt = self._dealt[task]

@@ -9,9 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from codecraft_async.runtime import snapshot_of
 from codecraft_curriculum import Grade, Task
-from codecraft_pool import CommandResult, RequestRefused, Sandbox, SandboxLost
+from codecraft_pool import CommandResult, RequestRefused, Sandbox, SandboxLost, Shell
 
 MAX_ACTION_CHARS: Final = 100_000
 _SETUP_LIMIT_S: Final = 60.0
@@ -63,21 +62,32 @@ def empty_info(task: str, steps: int) -> dict[str, Any]:
 class Episode:
     """Begins, takes actions, and is graded; faults become outcomes, never rewards."""
 
-    def __init__(self, task: Task, sandbox: Sandbox, *, max_steps: int, max_observation_chars: int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        sandbox: Sandbox,
+        *,
+        max_steps: int,
+        max_observation_chars: int,
+        persistent_shell: bool = False,
+    ) -> None:
         self.task = task
         self._sandbox = sandbox
+        # Ended by the restore of the next episode, like everything else that runs.
+        self._shell: Shell | None = sandbox.shell(shell=task.shell, merge_stderr=True) if persistent_shell else None
         self._max_steps = max_steps
         self._max_chars = max_observation_chars
         self._steps = 0
 
-    async def begin(self) -> Outcome:
-        """Restore the sandbox to the task's workspace, run its set-up, and return the first observation.
+    async def begin(self, *, restore_s: float) -> Outcome:
+        """Run the task's set-up, and return the first observation.
+
+        The sandbox holds the task's workspace; *restore_s* is how long the restore to it took, in seconds.
 
         Raises:
-            SandboxLost, RequestRefused: The sandbox could not be restored; another one may.
+            SandboxLost, RequestRefused: The sandbox failed; another one may not.
             EpisodeError: A set-up command failed.
         """
-        report = await self._sandbox.restore(snapshot_of(self.task.workspace))
         for command in self.task.setup:
             result = await self._sandbox.run(command, shell=self.task.shell, limit_s=_SETUP_LIMIT_S)
             if result.exit_code != 0:
@@ -86,8 +96,8 @@ class Episode:
                     f"task {self.task.id!r}: its set-up {command!r} ended with {result.exit_code}: {said}"
                 )
         info = empty_info(self.task.id, 0)
-        info["wall_s"] = np.float64(report.wall_s)
-        return Outcome(clip(_instruction(self.task), self._max_chars), info)
+        info["wall_s"] = np.float64(restore_s)
+        return Outcome(clip(_instruction(self.task, persistent=self._shell is not None), self._max_chars), info)
 
     async def act(self, command: str) -> Outcome:
         """Run one command of the agent's."""
@@ -97,13 +107,7 @@ class Episode:
         if problem is not None:
             return self._step_outcome(problem, empty_info(self.task.id, self._steps))
         try:
-            result = await self._sandbox.run(
-                command,
-                shell=self.task.shell,
-                limit_s=limits.command_limit_s,
-                max_output_bytes=limits.max_output_bytes,
-                merge_stderr=True,
-            )
+            result = await self._run(command)
         except RequestRefused as exc:  # such as a workspace that the agent itself has closed: its own doing
             return self._step_outcome(f"cannot run the command: {exc.strerror}", empty_info(self.task.id, self._steps))
         except SandboxLost as exc:
@@ -112,12 +116,26 @@ class Episode:
             _describe(result, limits.command_limit_s, limits.max_output_bytes), self._info(result)
         )
 
+    async def _run(self, command: str) -> CommandResult:
+        limits = self.task.limits
+        if self._shell is not None:
+            return await self._shell.run(
+                command, limit_s=limits.command_limit_s, max_output_bytes=limits.max_output_bytes
+            )
+        return await self._sandbox.run(
+            command,
+            shell=self.task.shell,
+            limit_s=limits.command_limit_s,
+            max_output_bytes=limits.max_output_bytes,
+            merge_stderr=True,
+        )
+
     async def submit(self) -> Outcome:
-        """End every process, then grade what is left."""
+        """End every process, then grade what is left in the trees, with programs that no agent had its hands on."""
         self._steps += 1
         began = time.perf_counter()
         try:
-            await self._sandbox.end_processes()
+            await self._sandbox.end_processes(keep_system=False)
         except (SandboxLost, RequestRefused) as exc:
             return self._fault("sandbox", exc)
         try:
@@ -175,16 +193,23 @@ def _problem_of(command: str) -> str | None:
     return None
 
 
-def _instruction(task: Task) -> str:
+def _instruction(task: Task, *, persistent: bool) -> str:
+    where = (
+        "in one shell that starts in /workspace and keeps its state"
+        if persistent
+        else "in /workspace in a shell of its own"
+    )
     return (
         f"{task.title}\n\n{task.instruction.strip()}\n\n"
-        "Each action is a shell command, run in /workspace in a shell of its own. "
+        f"Each action is a shell command, run {where}. "
         "The action 'submit' ends the episode and has the work graded."
     )
 
 
 def _describe(result: CommandResult, limit_s: float, max_output_bytes: int) -> str:
     text = _decode(result.stdout) + _decode(result.stderr)
+    if result.shell_ended:
+        text += "\n[the shell has ended; the next command gets a new one]"
     if result.timed_out:
         return f"{text}\n[killed: it ran longer than {limit_s:g} s]"
     if result.truncated:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -14,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from codecraft_pool.docker_daemon import connect_daemon
-from codecraft_pool.errors import PoolError
-from codecraft_pool.images import ImageProgress, Images
+from codecraft_pool.errors import ImageUnavailable, PoolError
+from codecraft_pool.images import ImageProgress, Images, full_reference
+from codecraft_pool.recipes import DockerfileRecipe
 
 SHORT_ID_CHARS = 12
 
@@ -84,10 +86,33 @@ def add_images_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("images", help="list, build or pull images for the docker backend")
     commands = parser.add_subparsers(dest="images_command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="images at the daemon, and recipes that could be built")
-    build = commands.add_parser("build", help="build an image from its recipe")
-    build.add_argument("name", metavar="NAME", help="name of a recipe, such as codecraft/base")
+    build = commands.add_parser("build", help="build an image from its recipe, or from a directory with a Dockerfile")
+    build.add_argument("name", metavar="NAME", help="name of a recipe, such as codecraft/base, or for what is built")
+    build.add_argument("--from", dest="folder", type=Path, metavar="DIR", help="the directory with the Dockerfile")
+    build.add_argument(
+        "--file", default="Dockerfile", metavar="NAME", help="the Dockerfile in it (default: Dockerfile)"
+    )
+    build.add_argument(
+        "--build-arg",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="NAME=VALUE",
+        help="for its ARG; not for secrets",
+    )
+    build.add_argument("--network", choices=("none", "host"), default="", help="the network of its RUN")
     pull = commands.add_parser("pull", help="fetch an image from its registry")
     pull.add_argument("reference", metavar="REF", help="image reference, such as debian:bookworm")
+    pull.add_argument(
+        "--alias", action="append", default=[], type=_pair, metavar="NAME=TARGET", help="what is pulled instead of NAME"
+    )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not (name and sign):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+    return name, value
 
 
 async def run_images(args: argparse.Namespace) -> int:
@@ -95,7 +120,7 @@ async def run_images(args: argparse.Namespace) -> int:
     console = Console()
     try:
         async with await connect_daemon() as daemon:
-            images = Images(daemon)
+            images = Images(daemon, aliases=dict(getattr(args, "alias", [])))
             if args.images_command == "list":
                 await _list(images, console)
             else:
@@ -108,12 +133,26 @@ async def run_images(args: argparse.Namespace) -> int:
 
 async def _make(images: Images, args: argparse.Namespace, console: Console) -> None:
     with image_progress(console) as progress:
-        if args.images_command == "build":
+        if args.images_command == "build" and args.folder is not None:
+            recipe = await asyncio.to_thread(_recipe_of, args)
+            name, making = args.name, images.make(recipe, progress=progress)
+        elif args.images_command == "build":
             name, making = args.name, images.build(args.name, progress=progress)
         else:
             name, making = args.reference, images.pull(args.reference, progress=progress)
         image_id = await making
     console.print(Text(f"{name} is ready: {_short(image_id)}"), soft_wrap=True)
+
+
+def _recipe_of(args: argparse.Namespace) -> DockerfileRecipe:
+    full_reference(args.name)
+    if ":" in args.name.rpartition("/")[2] or "@" in args.name:
+        raise ImageUnavailable(
+            f"{args.name!r} has a tag: leave it out, what is built is tagged by its content and `latest`"
+        )
+    return DockerfileRecipe.from_directory(
+        args.name, args.folder, dockerfile=args.file, build_args=dict(args.build_arg), network=args.network
+    )
 
 
 async def _list(images: Images, console: Console) -> None:

@@ -41,21 +41,14 @@ def merge_infos(entries: Sequence[Entry], *, num_envs: int, add_info: AddInfo) -
 
     Columns that mix types, and types that are not known here, go through `add_info` itself.
     """
-    columns: dict[str, _Column] = {}
-    for row, info in entries:
-        for key, value in info.items():
-            column = columns.get(key)
-            if column is None:
-                column = columns[key] = _Column()
-            column.rows.append(row)
-            column.values.append(value)
+    columns = _columns(entries)
     if any(_is_irregular(key, columns) for key in columns):
         return _one_by_one(entries, add_info)
     merged: dict[str, Any] = {}
-    # An environment with two entries may give a key twice; only without such is a column of full length in order.
-    distinct = len(entries) <= num_envs
+    # Then a column of full length has one value of each environment, in order.
+    in_order = [row for row, _ in entries] == list(range(num_envs))
     for key, column in columns.items():
-        full = distinct and len(column.rows) == num_envs
+        full = in_order and len(column.rows) == num_envs
         array = _merge_column(key, column, num_envs, full, add_info)
         if array is None:
             for row, value in zip(column.rows, column.values, strict=True):
@@ -75,9 +68,26 @@ class _Column:
 
     __slots__ = ("rows", "values")
 
-    def __init__(self) -> None:
-        self.rows: list[int] = []
-        self.values: list[Any] = []
+    def __init__(self, rows: list[int], values: list[Any]) -> None:
+        self.rows = rows
+        self.values = values
+
+
+def _columns(entries: Sequence[Entry]) -> dict[str, _Column]:
+    """The values of each key. Infos that all have the same keys, as nearly always, are taken column by column."""
+    keys = entries[0][1].keys() if entries else ()
+    if all(info.keys() == keys for _, info in entries):
+        rows = [row for row, _ in entries]
+        return {key: _Column(rows, [info[key] for _, info in entries]) for key in keys}
+    columns: dict[str, _Column] = {}
+    for row, info in entries:
+        for key, value in info.items():
+            column = columns.get(key)
+            if column is None:
+                column = columns[key] = _Column([], [])
+            column.rows.append(row)
+            column.values.append(value)
+    return columns
 
 
 def _merge_column(

@@ -20,8 +20,6 @@ from codecraft_async.demo import DemoOptions, run_demo
 from codecraft_async.doctor import examine, exit_status, render
 from codecraft_curriculum import CurriculumError
 from codecraft_pool import BACKENDS, LaunchError, PoolError, connect_daemon, reap
-from codecraft_pool.local_launcher import RUN_PREFIX
-from codecraft_pool.owner import Owner
 
 _MAX_MESSAGE_CHARS = 2000
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -70,8 +68,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--seed", type=_whole, default=0, metavar="N", help="fixes the order of play (default: 0)")
     demo.add_argument("--json", type=Path, metavar="FILE", help="write what was measured to this file")
-    commands.add_parser("doctor", help="tell what works on this machine, and what to do about what does not")
-    commands.add_parser("clean", help="remove what dead processes left: containers and run directories")
+    demo.add_argument(
+        "--metrics-port", type=_port, metavar="PORT", help="serve Prometheus metrics on 127.0.0.1 (0: any free port)"
+    )
+    doctor = commands.add_parser("doctor", help="tell what works on this machine, and what to do about what does not")
+    doctor.add_argument("--image", metavar="REF", help="also ask whether this image can be had (its registry is asked)")
+    clean = commands.add_parser("clean", help="remove what dead processes left, and nothing else")
+    clean.add_argument("--dry-run", action="store_true", help="only say what would be removed, and why")
+    clean.add_argument("--images", action="store_true", help="remove the images that recipes made as well")
     add_images_parser(commands)
     return parser
 
@@ -84,13 +88,19 @@ def _whole(text: str) -> int:
     return _bounded(text, 0)
 
 
-def _bounded(text: str, least: int) -> int:
+def _port(text: str) -> int:
+    return _bounded(text, 0, most=65_535)
+
+
+def _bounded(text: str, least: int, *, most: int = (1 << 31) - 1) -> int:
     try:
         number = int(text)
     except ValueError:
         number = least - 1
-    if not least <= number < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    if not least <= number <= most:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number of at least {least}" + (f" and at most {most}" if most < 1 << 30 else "")
+        )
     return number
 
 
@@ -142,44 +152,31 @@ async def _demo(args: argparse.Namespace) -> int:
         rounds=args.rounds,
         seed=args.seed,
         json_path=args.json,
+        metrics_port=args.metrics_port,
     )
     return await run_demo(options, Console())
 
 
 async def _doctor(args: argparse.Namespace) -> int:
-    checks = await examine()
+    checks = await examine(image=args.image)
     Console().print(render(checks))
     return exit_status(checks)
 
 
 async def _clean(args: argparse.Namespace) -> int:
     console = Console()
+    options = {"images": args.images, "dry_run": args.dry_run}
     try:
         async with await connect_daemon() as daemon:
-            reaped = await reap(daemon)
+            reaped = await reap(daemon, **options)
     except LaunchError as error:
-        _say(console, f"containers were not looked at: {error}")
-        reaped = await reap(None)
-    for name in reaped.containers:
-        _say(console, f"removed container {name}")
-    for path in reaped.directories:
-        _say(console, f"removed directory {path}")
-    for name in reaped.kept:
-        _say(console, f"kept {name}: {await asyncio.to_thread(_why_kept, name)}")
-    if not (reaped.containers or reaped.directories):
+        _say(console, f"what the container daemon has was not looked at: {error}")
+        reaped = await reap(None, **options)
+    for finding in reaped.findings:
+        _say(console, f"{finding.action} {finding.kind} {finding.name}: {finding.reason}")
+    if all(finding.action == "kept" for finding in reaped.findings):
         _say(console, "nothing to remove")
     return 0
-
-
-def _why_kept(name: str) -> str:
-    """Say why the reaper leaves a container or a directory; their names are their owner's with a little around it."""
-    text = Path(name).name.removeprefix(RUN_PREFIX).removeprefix("codecraft-").rpartition("-")[0]
-    owner = Owner.parse(text)
-    if owner is None:
-        return "it does not say which process owns it"
-    if not owner.is_from_here():
-        return "its owner is of another machine, container or boot, and cannot be judged from here"
-    return f"its owner, process {owner.pid}, is running" if owner.is_alive() else "its owner ended a moment ago"
 
 
 def _say(console: Console, line: str) -> None:

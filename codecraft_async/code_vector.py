@@ -9,8 +9,8 @@ from gymnasium.vector import AutoresetMode
 
 from codecraft_async._loop import LoopThread
 from codecraft_async._vector_batch import Seeds
-from codecraft_async.env import MAX_OBSERVATION_CHARS, CodeEnv, choose_tasks, make_sampler
-from codecraft_async.runtime import Runtime
+from codecraft_async.env import MAX_OBSERVATION_CHARS, CodeEnv, ShellMode, choose_tasks, make_sampler
+from codecraft_async.runtime import PROVE_EVERY, Runtime
 from codecraft_async.vector import AsyncioVectorEnv
 from codecraft_curriculum import Curriculum, Sampler
 from codecraft_pool import ImageProgress, Launcher
@@ -25,10 +25,12 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
 
     Args:
         num_envs: How many environments, and sandboxes.
-        task, curriculum, backend, sampler, max_episode_steps, max_observation_chars, render_mode: As for `CodeEnv`.
+        task, curriculum, backend, sampler, max_episode_steps, max_observation_chars, shell, render_mode: As `CodeEnv`.
         autoreset_mode: What happens to ended episodes; a `gymnasium.vector.AutoresetMode` or its value.
         progress: Told how an image is pulled or built.
         loop: The thread for `reset` and `step`; by default one of its own.
+        prove_every: Every so many episodes, a restored sandbox is compared with a new one, and replaced if it differs;
+            0: never. `env.runtime` has the pool, whose `stats()` count the proofs.
 
     Raises:
         ValueError, UnknownTask, TaskFileError: An argument is wrong; says which and what is allowed.
@@ -44,20 +46,25 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         sampler: str | Sampler = "sequential",
         max_episode_steps: int | None = None,
         max_observation_chars: int = MAX_OBSERVATION_CHARS,
+        shell: ShellMode = "fresh",
         render_mode: str | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         progress: ImageProgress | None = None,
         loop: LoopThread | None = None,
+        prove_every: int = PROVE_EVERY,
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
         tasks = choose_tasks(curriculum, task)
-        self.runtime = Runtime(backend, list(tasks.values()), max_sandboxes=num_envs, progress=progress)
+        self.runtime = Runtime(
+            backend, list(tasks.values()), max_sandboxes=num_envs, progress=progress, prove_every=prove_every
+        )
         make = partial(
             CodeEnv,
             curriculum=tasks,
             max_episode_steps=max_episode_steps,
             max_observation_chars=max_observation_chars,
+            shell=shell,
             render_mode=render_mode,
             runtime=self.runtime,
         )

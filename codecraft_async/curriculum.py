@@ -69,6 +69,9 @@ from codecraft_curriculum import (
     GradingSandbox as GradingSandbox,
 )
 from codecraft_curriculum import (
+    LookAhead as LookAhead,
+)
+from codecraft_curriculum import (
     Match as Match,
 )
 from codecraft_curriculum import (
@@ -152,6 +155,7 @@ __all__ = [
     "Grade",
     "Grader",
     "GradingSandbox",
+    "LookAhead",
     "Match",
     "OutputGrader",
     "ProgramGrader",

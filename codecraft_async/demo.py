@@ -31,7 +31,7 @@ from codecraft_async._images_cli import image_progress
 from codecraft_async.code_vector import CodeVectorEnv
 from codecraft_async.env import choose_tasks
 from codecraft_curriculum import Curriculum
-from codecraft_pool import PoolStats
+from codecraft_pool import PoolError, PoolStats, SandboxPool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,7 @@ class DemoOptions:
     rounds: int = 3
     seed: int = 0
     json_path: Path | None = None
+    metrics_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ async def run_demo(options: DemoOptions, console: Console) -> int:
         LaunchError: The sandboxes cannot be started; says why and what to do.
         EpisodeError: A task's own set-up failed.
         OSError: The JSON file cannot be written.
+        PoolError: The metrics' port cannot be had.
     """
     curriculum = await asyncio.to_thread(choose_tasks, options.curriculum, options.task)
     work = WorkList(curriculum, rounds=options.rounds, seed=options.seed)
@@ -98,6 +100,8 @@ async def _play_all(
     assert choice is not None
     launcher = LauncherReport(choice.launcher.name, choice.launcher.description, choice.reason)
     console.print(Text(printable(f"launcher: {launcher.name} ({launcher.reason})", max_chars=1000)), soft_wrap=True)
+    if options.metrics_port is not None:
+        await _serve_metrics(pool, options.metrics_port, console, stack)
     with demo_view(console, num_envs=options.num_envs, num_episodes=work.total) as view:
         began = time.perf_counter()
         await env.runtime.prewarm(progress=view.sandboxes)
@@ -108,6 +112,14 @@ async def _play_all(
         played, steps = await _play(env, work, seats, view)
         elapsed_s = time.perf_counter() - began
     return _Run(played, steps, elapsed_s, startup_s, launcher, pool.stats())
+
+
+async def _serve_metrics(pool: SandboxPool, port: int, console: Console, stack: AsyncExitStack) -> None:
+    try:
+        port = await stack.enter_async_context(pool.serve_metrics(port))
+    except OSError as error:
+        raise PoolError(f"the metrics cannot be served on port {port}: {error.strerror}") from error
+    console.print(Text(f"metrics: http://127.0.0.1:{port}/metrics"), soft_wrap=True)
 
 
 async def _sit_down(env: CodeVectorEnv, work: WorkList, *, seed: int) -> list[Seat]:

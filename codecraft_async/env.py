@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine, Generator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Coroutine
+from contextlib import suppress
+from copy import deepcopy
+from typing import Any, Literal, TypeVar
 
 import gymnasium
 from gymnasium.error import AlreadyPendingCallError, ResetNeeded
 
 from codecraft_async._episode import MAX_ACTION_CHARS, Episode, Outcome
 from codecraft_async._loop import LoopThread
-from codecraft_async.runtime import Runtime, sandbox_spec
+from codecraft_async.runtime import Runtime, sandbox_spec, snapshot_of
 from codecraft_async.spaces import Unicode
-from codecraft_curriculum import Curriculum, Sampler, SequentialSampler, Task, UniformSampler, load_curriculum
-from codecraft_pool import Launcher, Lease, RequestRefused, SandboxLost
+from codecraft_curriculum import (
+    Curriculum,
+    LookAhead,
+    Sampler,
+    SequentialSampler,
+    Task,
+    UniformSampler,
+    load_curriculum,
+)
+from codecraft_pool import Launcher, Lease, PoolError, RequestRefused, SandboxLost, SandboxPool
 
 T = TypeVar("T")
 Info = dict[str, Any]
+ShellMode = Literal["fresh", "persistent"]
 SUBMIT = "submit"
 MAX_OBSERVATION_CHARS = 16_384
 _RESET_ATTEMPTS = 3
@@ -35,7 +45,8 @@ _OTHER_LOOP = (
 class CodeEnv(gymnasium.Env[str, str]):
     """A coding task in a sandbox.
 
-    An action is a `str`: a command for the task's shell, run in the workspace, each in a shell of its own; the action
+    An action is a `str`: a command for the task's shell, run in the workspace, each in a shell of its own (or, with
+    ``shell="persistent"``, all of an episode in one, which keeps directory, variables and functions); the action
     ``submit`` ends the episode: every process is ended, the task's grader looks at what is left, and its score is the
     reward (in [0, 1]; 0 at every other step). An observation is a `str`: the instruction after a reset, afterwards what
     the command printed, stdout and stderr in the order of writing.
@@ -52,6 +63,7 @@ class CodeEnv(gymnasium.Env[str, str]):
         backend: "auto", "docker", "local", or a launcher, which stays open.
         sampler: "sequential", "uniform", or a `Sampler`: which task comes next where ``options["task"]`` does not say.
         max_episode_steps: Truncate after so many steps; by default the task's own number.
+        shell: "fresh" or "persistent".
         max_observation_chars: Longer output is cut in its middle, which is said there.
         render_mode: None, "ansi" or "human".
         runtime: Sandboxes shared with other environments; owned by the caller. By default the environment has its own.
@@ -71,12 +83,16 @@ class CodeEnv(gymnasium.Env[str, str]):
         sampler: str | Sampler = "sequential",
         max_episode_steps: int | None = None,
         max_observation_chars: int = MAX_OBSERVATION_CHARS,
+        shell: ShellMode = "fresh",
         render_mode: str | None = None,
         runtime: Runtime | None = None,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode is {render_mode!r}; it must be None, 'ansi' or 'human'")
+        if shell not in ("fresh", "persistent"):
+            raise ValueError(f"shell is {shell!r}; it must be 'fresh' or 'persistent'")
         self.curriculum = choose_tasks(curriculum, task)
+        self._shell: ShellMode = shell
         self.render_mode = render_mode
         self.action_space = Unicode(MAX_ACTION_CHARS)
         self.observation_space = Unicode(max_observation_chars)
@@ -86,6 +102,7 @@ class CodeEnv(gymnasium.Env[str, str]):
         self._owns_runtime = runtime is None
         self.runtime = runtime or Runtime(backend, list(self.curriculum.values()), max_sandboxes=1)
         self._loop: LoopThread | None = None
+        self._pool: SandboxPool | None = None
         self._lease: Lease | None = None
         self._episode: Episode | None = None
         self._bound: asyncio.AbstractEventLoop | None = None
@@ -107,12 +124,15 @@ class CodeEnv(gymnasium.Env[str, str]):
             AlreadyPendingCallError: Another call is in progress.
         """
         self._bind()
-        with self._taking_turns("reset"):
+        self._take_turn("reset")
+        try:
             super().reset(seed=seed)
             task = self._choose(options or {})
             self._episode = None
             episode, outcome = await self._begin_somewhere(task)
             self._episode = episode
+        finally:
+            self._calling = ""
         self._show(outcome.observation)
         return outcome.observation, outcome.info
 
@@ -126,19 +146,33 @@ class CodeEnv(gymnasium.Env[str, str]):
         return await self._begin(task)
 
     async def _begin(self, task: Task) -> tuple[Episode, Outcome]:
-        pool = await self.runtime.pool()
-        spec = sandbox_spec(task)
-        if self._lease is not None and not self._lease.sandbox.fits(spec):
+        self._pool = pool = await self.runtime.pool()
+        spec, snapshot = sandbox_spec(task), snapshot_of(task.workspace)
+        if self._lease is not None:
+            if self._lease.sandbox.spec != spec:
+                pool.expect(spec, snapshot)  # else what comes back would be restored, to be ended for it right after
             self._drop_sandbox()
-        if self._lease is None:
-            self._lease = await pool.acquire(spec, limit_s=_ACQUIRE_LIMIT_S)
+        self._lease = await pool.acquire(spec, snapshot=snapshot, limit_s=_ACQUIRE_LIMIT_S)
         episode = Episode(
             task,
             self._lease.sandbox,
             max_steps=self._max_episode_steps or task.max_steps,
             max_observation_chars=self._max_observation_chars,
+            persistent_shell=self._shell == "persistent",
         )
-        return episode, await episode.begin()
+        restored = self._lease.restored
+        return episode, await episode.begin(restore_s=0.0 if restored is None else restored.wall_s)
+
+    def _look_ahead(self) -> None:
+        """Have a sandbox made ready for the next episode while whoever acts thinks; a hint, which may be wrong."""
+        if self._pool is None or not isinstance(self._sampler, LookAhead):
+            return
+        task = self._sampler.peek(deepcopy(self.np_random))
+        if task is None:
+            return
+        with suppress(PoolError):  # whatever keeps it from being made ready, the next reset will tell
+            self._pool.expect(sandbox_spec(task), snapshot_of(task.workspace))
+            self._drop_sandbox()
 
     async def astep(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """Run a command, or grade; return (observation, reward, terminated, truncated, info).
@@ -155,15 +189,19 @@ class CodeEnv(gymnasium.Env[str, str]):
                 f"an action is text, a shell command or {SUBMIT!r}; this one is of type {type(action).__name__}"
             )
         self._bind()
-        with self._taking_turns("step"):
+        self._take_turn("step")
+        try:
             episode = self._episode
             if episode is None:
                 raise ResetNeeded("there is no episode: call reset() before step(), and after an episode has ended")
             outcome = await (episode.submit() if action.strip() == SUBMIT else episode.act(action))
+        finally:
+            self._calling = ""
         if outcome.terminated or outcome.truncated:
             self._episode = None
             if not outcome.info["valid"]:
                 self._drop_sandbox()
+            self._look_ahead()
         self._show(f"$ {action}\n{outcome.observation}")
         return outcome.observation, outcome.reward, outcome.terminated, outcome.truncated, outcome.info
 
@@ -228,19 +266,17 @@ class CodeEnv(gymnasium.Env[str, str]):
         elif self._bound is not running:
             raise RuntimeError(_OTHER_LOOP)
 
-    @contextmanager
-    def _taking_turns(self, name: str) -> Generator[None, None, None]:
-        """Refuse a second call at once: a command must not run beside the grading of the same sandbox."""
+    def _take_turn(self, name: str) -> None:
+        """Refuse a second call at once: a command must not run beside the grading of the same sandbox.
+
+        Ended by emptying `_calling`; a context manager would cost every step more than all else that is done here.
+        """
         if self._calling:
             raise AlreadyPendingCallError(
                 f"`{name}` while a call of `{self._calling}` is in progress: one call at a time, or more environments",
                 self._calling,
             )
         self._calling = name
-        try:
-            yield
-        finally:
-            self._calling = ""
 
     def _choose(self, options: dict[str, Any]) -> Task:
         unknown = set(options) - {"task"}
@@ -260,7 +296,7 @@ class CodeEnv(gymnasium.Env[str, str]):
         """Close where nothing was used yet, or where nothing can be awaited any more."""
         self._closed = True
         self._episode = None
-        self._lease = None
+        self._lease = self._pool = None
         if self._owns_runtime:
             self.runtime.abandon()
 
@@ -298,4 +334,4 @@ def _check_steps(max_episode_steps: int | None) -> int | None:
     return max_episode_steps
 
 
-__all__ = ["SUBMIT", "CodeEnv", "choose_tasks", "make_sampler"]
+__all__ = ["SUBMIT", "CodeEnv", "ShellMode", "choose_tasks", "make_sampler"]

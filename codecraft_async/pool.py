@@ -3,165 +3,140 @@
 from __future__ import annotations
 
 from codecraft_pool import (
-    BACKENDS as BACKENDS,
-)
-from codecraft_pool import (
-    HOME as HOME,
-)
-from codecraft_pool import (
-    WORKSPACE as WORKSPACE,
-)
-from codecraft_pool import (
-    AcquireTimeout as AcquireTimeout,
-)
-from codecraft_pool import (
-    Backend as Backend,
-)
-from codecraft_pool import (
-    BackendUnavailable as BackendUnavailable,
-)
-from codecraft_pool import (
-    CallRefused as CallRefused,
-)
-from codecraft_pool import (
-    Choice as Choice,
-)
-from codecraft_pool import (
-    CommandResult as CommandResult,
-)
-from codecraft_pool import (
-    DaemonUnavailable as DaemonUnavailable,
-)
-from codecraft_pool import (
-    DockerDaemon as DockerDaemon,
-)
-from codecraft_pool import (
-    DockerLauncher as DockerLauncher,
-)
-from codecraft_pool import (
-    Entry as Entry,
-)
-from codecraft_pool import (
-    FakeAnswer as FakeAnswer,
-)
-from codecraft_pool import (
-    FakeFiles as FakeFiles,
-)
-from codecraft_pool import (
-    FakeLauncher as FakeLauncher,
-)
-from codecraft_pool import (
-    ImageProgress as ImageProgress,
-)
-from codecraft_pool import (
-    Images as Images,
-)
-from codecraft_pool import (
-    ImageUnavailable as ImageUnavailable,
-)
-from codecraft_pool import (
-    Launcher as Launcher,
-)
-from codecraft_pool import (
-    LaunchError as LaunchError,
-)
-from codecraft_pool import (
-    Lease as Lease,
-)
-from codecraft_pool import (
-    LocalLauncher as LocalLauncher,
-)
-from codecraft_pool import (
-    PathMissing as PathMissing,
-)
-from codecraft_pool import (
-    PoolClosed as PoolClosed,
-)
-from codecraft_pool import (
-    PoolError as PoolError,
-)
-from codecraft_pool import (
-    PoolStats as PoolStats,
-)
-from codecraft_pool import (
-    ProtocolError as ProtocolError,
-)
-from codecraft_pool import (
-    Reaped as Reaped,
-)
-from codecraft_pool import (
-    RequestRefused as RequestRefused,
-)
-from codecraft_pool import (
-    RestoreReport as RestoreReport,
-)
-from codecraft_pool import (
-    Sandbox as Sandbox,
-)
-from codecraft_pool import (
-    SandboxLost as SandboxLost,
-)
-from codecraft_pool import (
-    SandboxPool as SandboxPool,
-)
-from codecraft_pool import (
-    SandboxSpec as SandboxSpec,
-)
-from codecraft_pool import (
-    Snapshot as Snapshot,
-)
-from codecraft_pool import (
-    SnapshotError as SnapshotError,
-)
-from codecraft_pool import (
-    connect_daemon as connect_daemon,
-)
-from codecraft_pool import (
-    open_launcher as open_launcher,
-)
-from codecraft_pool import (
-    reap as reap,
+    BACKENDS,
+    HOME,
+    WORKSPACE,
+    AcquireTimeout,
+    Backend,
+    BackendUnavailable,
+    Baseline,
+    Baselines,
+    CallRefused,
+    ChannelBroken,
+    Checkpoint,
+    Choice,
+    CommandResult,
+    DaemonHung,
+    DaemonUnavailable,
+    Digest,
+    DigestEntry,
+    DockerDaemon,
+    DockerfileRecipe,
+    DockerLauncher,
+    Entry,
+    FakeAnswer,
+    FakeFiles,
+    FakeLauncher,
+    Finding,
+    GuestSilent,
+    ImageProgress,
+    Images,
+    ImageUnavailable,
+    Launcher,
+    LauncherInfo,
+    LaunchError,
+    Lease,
+    LocalLauncher,
+    MeasuringProver,
+    OutOfMemory,
+    PathMissing,
+    PoolClosed,
+    PoolCounts,
+    PoolError,
+    PoolStats,
+    ProtocolError,
+    Prover,
+    Quarantined,
+    Reaped,
+    Recipe,
+    RequestRefused,
+    RestoreReport,
+    Sandbox,
+    SandboxKilled,
+    SandboxLost,
+    SandboxPool,
+    SandboxSpec,
+    SandboxStat,
+    Shell,
+    Snapshot,
+    SnapshotError,
+    SpecStats,
+    Timing,
+    TreeUse,
+    connect_daemon,
+    differences,
+    open_launcher,
+    reap,
 )
 
-__all__ = [
-    "BACKENDS",
+__all__ = [  # noqa: RUF022  # grouped by what they are for
+    # the pool
+    "LauncherInfo",
+    "Lease",
+    "MeasuringProver",
+    "PoolCounts",
+    "PoolStats",
+    "Prover",
+    "Quarantined",
+    "SandboxPool",
+    "SpecStats",
+    "Timing",
+    # sandboxes
     "HOME",
     "WORKSPACE",
-    "AcquireTimeout",
-    "Backend",
-    "BackendUnavailable",
-    "CallRefused",
-    "Choice",
+    "Baseline",
+    "Baselines",
+    "Checkpoint",
     "CommandResult",
-    "DaemonUnavailable",
-    "DockerDaemon",
-    "DockerLauncher",
+    "Digest",
+    "DigestEntry",
     "Entry",
+    "RestoreReport",
+    "Sandbox",
+    "SandboxSpec",
+    "Shell",
+    "SandboxStat",
+    "Snapshot",
+    "TreeUse",
+    "differences",
+    # launchers
+    "BACKENDS",
+    "Backend",
+    "Choice",
+    "DockerLauncher",
     "FakeAnswer",
     "FakeFiles",
     "FakeLauncher",
-    "ImageProgress",
-    "ImageUnavailable",
-    "Images",
-    "LaunchError",
     "Launcher",
-    "Lease",
     "LocalLauncher",
+    "open_launcher",
+    # Docker
+    "DockerDaemon",
+    "DockerfileRecipe",
+    "Finding",
+    "ImageProgress",
+    "Images",
+    "Reaped",
+    "Recipe",
+    "connect_daemon",
+    "reap",
+    # errors
+    "AcquireTimeout",
+    "BackendUnavailable",
+    "CallRefused",
+    "ChannelBroken",
+    "DaemonHung",
+    "DaemonUnavailable",
+    "GuestSilent",
+    "ImageUnavailable",
+    "LaunchError",
+    "OutOfMemory",
     "PathMissing",
     "PoolClosed",
     "PoolError",
-    "PoolStats",
     "ProtocolError",
-    "Reaped",
     "RequestRefused",
-    "RestoreReport",
-    "Sandbox",
+    "SandboxKilled",
     "SandboxLost",
-    "SandboxPool",
-    "SandboxSpec",
-    "Snapshot",
     "SnapshotError",
-    "connect_daemon",
-    "open_launcher",
-    "reap",
 ]

@@ -8,9 +8,22 @@ from contextlib import AsyncExitStack
 from functools import lru_cache
 
 from codecraft_curriculum import Task, Workspace
-from codecraft_pool import Choice, Entry, ImageProgress, Launcher, SandboxPool, SandboxSpec, Snapshot, open_launcher
+from codecraft_pool import (
+    Baselines,
+    Choice,
+    Entry,
+    ImageProgress,
+    Launcher,
+    MeasuringProver,
+    SandboxPool,
+    SandboxSpec,
+    Snapshot,
+    open_launcher,
+)
 
 _PREWARM_LIMIT_S = 900.0
+# A proof of a snapshot that has none yet starts a sandbox; spread over so many restores, that costs next to nothing.
+PROVE_EVERY = 1000
 
 
 class Runtime:
@@ -22,6 +35,12 @@ class Runtime:
         tasks: Every task that will be asked for; their images are had before the first sandbox starts.
         max_sandboxes: Most sandboxes at once.
         progress: Told how images are pulled or built.
+        prove_every: Every so many restores of one kind of sandbox, one is compared with a new sandbox, which is
+            started for that beside *max_sandboxes*; what differs is lent to nobody any more (see the pool's
+            `quarantined`). 0: none is.
+
+    Raises:
+        ValueError: *prove_every* is less than 0.
     """
 
     def __init__(
@@ -31,7 +50,11 @@ class Runtime:
         *,
         max_sandboxes: int,
         progress: ImageProgress | None = None,
+        prove_every: int = PROVE_EVERY,
     ) -> None:
+        if prove_every < 0:
+            raise ValueError(f"prove_every is {prove_every}; it must be at least 0 (0: no restore is proved)")
+        self._prove_every = prove_every
         self._backend = backend
         self._specs = list(dict.fromkeys(sandbox_spec(task) for task in tasks))
         self._max = max_sandboxes
@@ -69,7 +92,10 @@ class Runtime:
             self.choice = await self._stack.enter_async_context(
                 open_launcher(self._backend, self._specs, progress=self._progress)
             )
-            return await self._stack.enter_async_context(SandboxPool(self.choice.launcher, max_sandboxes=self._max))
+            launcher = self.choice.launcher
+            prover = MeasuringProver(Baselines(), launcher)
+            pool = SandboxPool(launcher, max_sandboxes=self._max, prover=prover, prove_every=self._prove_every)
+            return await self._stack.enter_async_context(pool)
         except BaseException:
             await self._stack.aclose()
             raise

@@ -24,7 +24,7 @@ from codecraft_curriculum.gym_codecraft import load_gym_codecraft
 from codecraft_curriculum.loading import builtin_curriculum, load_curriculum
 from codecraft_curriculum.matching import Match
 from codecraft_curriculum.program import Case, CaseSource, FixedCases, ProgramGrader, UnitTestsGrader
-from codecraft_curriculum.samplers import RandomSource, Sampler, SequentialSampler, UniformSampler
+from codecraft_curriculum.samplers import LookAhead, RandomSource, Sampler, SequentialSampler, UniformSampler
 from codecraft_curriculum.sandbox import WORKSPACE_PATH, CommandOutcome, GradingSandbox
 from codecraft_curriculum.task import Task, TaskLimits
 from codecraft_curriculum.task_files import load_task
@@ -45,6 +45,7 @@ __all__ = [  # noqa: RUF022 - grouped by what one looks for
     "Sampler",
     "SequentialSampler",
     "UniformSampler",
+    "LookAhead",
     "RandomSource",
     # loaders
     "load_curriculum",

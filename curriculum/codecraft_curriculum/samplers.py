@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol, SupportsIndex
+from typing import Protocol, SupportsIndex, runtime_checkable
 
 from codecraft_curriculum.curriculum import Curriculum
 from codecraft_curriculum.task import Task
 
-__all__ = ["RandomSource", "Sampler", "SequentialSampler", "UniformSampler"]
+__all__ = ["LookAhead", "RandomSource", "Sampler", "SequentialSampler", "UniformSampler"]
 
 
 class RandomSource(Protocol):
@@ -23,6 +23,15 @@ class Sampler(Protocol):
 
     def next(self, rng: RandomSource, /) -> Task:
         """Return the task of the next episode."""
+        ...
+
+
+@runtime_checkable
+class LookAhead(Protocol):
+    """A sampler that can say what comes next, so that a sandbox can be made ready for it ahead of time."""
+
+    def peek(self, rng: RandomSource, /) -> Task | None:
+        """Return what `next` would return with such a generator, and change nothing but `rng`; None if unknown."""
         ...
 
 
@@ -50,6 +59,12 @@ class SequentialSampler:
         self._position += self._stride
         return task
 
+    def peek(self, rng: RandomSource, /) -> Task:
+        """Return the task that `next` will return; `rng` is not used."""
+        del rng
+        tasks = self._curriculum.tasks
+        return tasks[self._position % len(tasks)]
+
     def __repr__(self) -> str:
         return f"SequentialSampler({self._curriculum.name!r}, next={self._position}, stride={self._stride})"
 
@@ -66,6 +81,10 @@ class UniformSampler:
         """Return a task drawn with `rng`."""
         tasks = self._curriculum.tasks
         return tasks[rng.integers(len(tasks))]
+
+    def peek(self, rng: RandomSource, /) -> Task:
+        """Return the task that `next` would draw with a generator such as `rng`; give a copy, for it is drawn from."""
+        return self.next(rng)
 
     def __repr__(self) -> str:
         return f"UniformSampler({self._curriculum.name!r})"

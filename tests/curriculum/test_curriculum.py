@@ -14,6 +14,7 @@ from codecraft_curriculum import (
     Curriculum,
     CurriculumError,
     FileGrader,
+    LookAhead,
     Match,
     Sampler,
     SequentialSampler,
@@ -97,6 +98,15 @@ def test_uniform_sampler() -> None:
     assert draw(sampler, 1) == draw(sampler, 1)
     assert draw(sampler, 1) != draw(sampler, 2)
     assert {"a", "b", "c"} == set(draw(sampler, 1))
+
+
+@pytest.mark.parametrize("sampler", [SequentialSampler(THREE, offset=1, stride=2), UniformSampler(THREE)])
+def test_samplers_that_look_ahead(sampler: SequentialSampler | UniformSampler) -> None:
+    """What `peek` says with a generator in the same state is what `next` then gives, and asking changes nothing."""
+    assert isinstance(sampler, LookAhead)
+    for seed in range(10):
+        foreseen = [sampler.peek(np.random.default_rng(seed)) for _ in range(3)]
+        assert foreseen == [sampler.next(np.random.default_rng(seed))] * 3
 
 
 def test_bad_tasks() -> None:

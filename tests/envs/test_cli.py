@@ -14,7 +14,7 @@ import pytest
 
 from codecraft_async import __version__, cli
 from codecraft_async.cli import main
-from codecraft_pool import LaunchError, connect_daemon, images
+from codecraft_pool import LaunchError, _host_leftovers, _pull, connect_daemon
 from codecraft_pool.containers import OWNER_LABEL, Containers
 from codecraft_pool.local_launcher import RUN_PREFIX
 from codecraft_pool.owner import Owner
@@ -133,10 +133,12 @@ def test_image_that_is_nowhere(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """After a bounded number of attempts, what was tried and the ways out are told."""
-    monkeypatch.setattr(images, "PULL_PAUSES_S", (0.0,))
+    monkeypatch.setattr(_pull, "PULL_PAUSES_S", (0.0,))
     path = write_task(tmp_path, 'image = "nowhere.invalid/none:1"')
     line = one_line(["demo", "--curriculum", path, "--backend", "docker"], capsys)
-    assert line.startswith("codecraft demo: image nowhere.invalid/none:1 is not here and cannot be pulled (")
+    assert line.startswith(
+        "codecraft demo: image nowhere.invalid/none:1 is not here and cannot be pulled from nowhere.invalid ("
+    )
     assert "codecraft images list" in line
 
 
@@ -218,13 +220,28 @@ def test_clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.C
     odd.mkdir()
     assert 0 == main(["clean"])
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("containers were not looked at: no container daemon answers: unix:///nonexistent")
+    assert said[0].startswith("what the container daemon has was not looked at: no container daemon answers: unix:///")
     assert {
-        f"removed directory {dead}",
-        f"kept {ours}: its owner, process {us.pid}, is running",
-        f"kept {odd}: it does not say which process owns it",
-    } == set(said[1:])
+        f"removed directory {dead}: its owner, process {us.pid}, has ended",
+        f"kept directory {ours}: its owner, process {us.pid}, is running",
+        f"kept directory {odd}: it does not say which process owns it",
+    } <= set(said[1:])
     assert (True, False, True) == (ours.exists(), dead.exists(), odd.exists())
+
+
+def test_clean_that_only_tells(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dry run says what would be removed, and why, and removes nothing."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    us = Owner.current()
+    dead = _run_directory(tmp_path, Owner(us.boot, us.pid, us.start + 1))
+    assert 0 == main(["clean", "--dry-run"])
+    said = capsys.readouterr().out.splitlines()
+    assert f"would remove directory {dead}: its owner, process {us.pid}, has ended" in said
+    assert "nothing to remove" not in said
+    assert dead.exists()
 
 
 def test_clean_with_nothing_to_do(
@@ -233,6 +250,7 @@ def test_clean_with_nothing_to_do(
     """That is said too."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(_host_leftovers, "cgroup_roots", list)
     assert 0 == main(["clean"])
     assert "nothing to remove" == capsys.readouterr().out.splitlines()[-1]
 
@@ -244,7 +262,8 @@ def test_clean_with_a_daemon(base_image: str, capsys: pytest.CaptureFixture[str]
     name = f"codecraft-{Owner(us.boot, us.pid, us.start + 1)}-0"
     asyncio.run(_create_container(name, base_image))
     assert 0 == main(["clean"])
-    assert f"removed container {name}" in capsys.readouterr().out.splitlines()
+    said = f"removed container {name}: its owner, process {us.pid}, has ended"
+    assert said in capsys.readouterr().out.splitlines()
 
 
 async def _create_container(name: str, image: str) -> None:

@@ -13,6 +13,8 @@ from rich.console import Console
 
 from codecraft_async import _images_cli, doctor
 from codecraft_async.doctor import Check, check_disk, elf_problem, examine, exit_status, render, working_backends
+from codecraft_pool import Images, connect_daemon
+from tests.pool.registry import forget, publish, run_registry
 
 pytestmark = pytest.mark.anyio
 
@@ -114,6 +116,64 @@ async def test_with_a_daemon() -> None:
     assert doctor.IMAGE in checks
 
 
+@pytest.mark.parametrize(
+    ("driver", "ok", "words"), [("overlay2", True, ""), ("fuse-overlayfs", None, "overlay2"), ("vfs", None, "overlay2")]
+)
+def test_the_storage_driver(driver: str, ok: bool | None, words: str) -> None:
+    """A driver that makes sandboxes slow is named, with what to use."""
+    check = doctor.check_storage(driver)
+    assert (ok, True) == (check.ok, driver in check.detail)
+    assert words in check.advice
+
+
+def _cgroup_tree(folder: Path, *controllers: str, version: int) -> Path:
+    if version == 2:
+        (folder / "scope").mkdir(parents=True)
+        (folder / "cgroup.controllers").write_text("cpu memory pids\n")
+        (folder / "scope" / "cgroup.controllers").write_text(" ".join(controllers))
+        (folder / "own").write_text("0::/scope\n")
+    else:
+        for controller in controllers:
+            (folder / controller / "scope").mkdir(parents=True)
+        (folder / "own").write_text("3:pids:/scope\n2:memory:/scope\n1:name=systemd:/\n0::/\n")
+    return folder
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_cgroups(tmp_path: Path, version: int) -> None:
+    """Whether memory and processes can be limited is told for both versions, and what lacks is named."""
+    both = _cgroup_tree(tmp_path / "both", "memory", "pids", version=version)
+    assert (True, f"version {version}; memory and processes can be limited from here") == (
+        (check := doctor.check_cgroups(both, both / "own")).ok,
+        check.detail,
+    )
+    one = _cgroup_tree(tmp_path / "one", "pids", version=version)
+    check = doctor.check_cgroups(one, one / "own")
+    assert (None, f"version {version}; memory cannot be limited from here") == (check.ok, check.detail)
+    assert doctor.check_cgroups(one, tmp_path / "none").ok is None
+
+
+@pytest.mark.docker
+async def test_an_image_at_its_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether an image can be had is asked only when that is wanted, of its registry, and nothing is pulled."""
+    with run_registry(tmp_path) as registry:
+        image = f"{registry.host}/team/tiny:1"
+        async with await connect_daemon() as daemon:
+            await publish(daemon, image, layer_bytes=1000)
+            check = await doctor.check_registry(daemon, image)
+            assert (True, True) == (
+                check.ok,
+                f"not here; its registry {registry.host} has it, for linux/" in check.detail,
+            )
+            check = await doctor.check_registry(daemon, f"{registry.host}/team/none:1")
+            assert check.ok is False
+            assert "images pull" in check.advice
+            monkeypatch.setenv("CODECRAFT_IMAGE_ALIASES", f"tiny={image}")
+            check = await doctor.check_registry(daemon, "tiny")
+            assert check.detail.startswith(f"as {image}, not here; its registry")
+            assert await Images(daemon).find(image) is None
+
+
 def _parsed(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     _images_cli.add_images_parser(parser.add_subparsers(dest="command"))
@@ -125,6 +185,28 @@ async def test_images_list(capsys: pytest.CaptureFixture[str]) -> None:
     """The list has the recipe's image, built or not."""
     assert 0 == await _images_cli.run_images(_parsed("list"))
     assert "codecraft/base" in capsys.readouterr().out
+
+
+@pytest.mark.docker
+async def test_images_built_from_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A directory with a Dockerfile becomes an image by the name that is given, and is built once for its content."""
+    name = f"codecraft-cli-test-{os.getpid()}"
+    (tmp_path / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\nCOPY file /\n")
+    (tmp_path / "file").write_text("hello")
+    words = ("build", name, "--from", str(tmp_path), "--build-arg", "BASE=scratch")
+    async with await connect_daemon() as daemon:
+        try:
+            assert 0 == await _images_cli.run_images(_parsed(*words))
+            first = capsys.readouterr().out
+            assert 0 == await _images_cli.run_images(_parsed(*words))
+            assert [first.splitlines()[-1]] == capsys.readouterr().out.splitlines()
+            assert "COPY file /" in first
+            found = [each.reference for each in await Images(daemon).list() if each.reference.startswith(name)]
+            assert 2 == len(found)
+        finally:
+            await forget(daemon, *[e.reference for e in await Images(daemon).list() if e.reference.startswith(name)])
+    assert 1 == await _images_cli.run_images(_parsed("build", f"{name}:tag", "--from", str(tmp_path)))
+    assert "has a tag: leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.docker

@@ -123,20 +123,54 @@ async def test_what_an_agent_does_to_itself_is_no_fault(backend: str) -> None:
 
 @pytest.mark.docker
 async def test_a_task_may_run_as_root_in_a_container_and_only_there() -> None:
-    """Root inside has no capabilities, owns its workspace, and is refused by the local launcher with advice."""
+    """Root inside changes the system, in a layer that no other episode sees; locally it is refused with advice."""
     builtin = load_curriculum("builtin")["hello-world"]
     task = replace(builtin, id="as-root", user="root")
     env = CodeEnv(curriculum=Curriculum([task]), backend="docker")
     await env.areset()
     text, *_ = await env.astep(
-        "id -u; touch made && ls -l made | cut -d' ' -f3; grep CapEff /proc/self/status; touch /x"
+        "id -u; touch made && ls -l made | cut -d' ' -f3; grep CapEff /proc/self/status; echo x > /usr/x && ls /usr/x"
     )
-    assert "0\nroot\nCapEff:\t0000000000000000\ntouch: cannot touch '/x': Read-only file system\n" == text
+    assert "0\nroot\nCapEff:\t00000000000000fb\n/usr/x\n" == text
     await env.astep("echo 'print(\"Hello, World!\")' > hello.py")
     _, reward, *_ = await env.astep("submit")
     assert 1.0 == reward
+    await env.areset()
+    text, *_ = await env.astep("ls /usr/x")
+    assert "No such file" in text
     await env.aclose()
     env = CodeEnv(curriculum=Curriculum([task]), backend="local")
     with pytest.raises(BackendUnavailable, match="choose backend='docker'"):
         await env.areset()
     await env.aclose()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_persistent_shell_lasts_for_one_episode(backend: str) -> None:
+    """Its state goes from step to step, an end of it is said, and the next episode starts with a new one."""
+    env = CodeEnv(backend=backend, shell="persistent")
+    instruction, _ = await env.areset()
+    assert "keeps its state" in instruction
+    await env.astep("cd /tmp; x=5; f() { echo f $1; }")
+    assert "5 /tmp f a\n" == (await env.astep("echo $x $PWD $(f a)"))[0]
+    observation, _, _, _, info = await env.astep("echo bye; exit 3")
+    assert ("bye\n\n[the shell has ended; the next command gets a new one]", 3) == (observation, info["exit_code"])
+    assert "[] /workspace\n" == (await env.astep("echo [$x] $PWD; x=6"))[0]
+    await env.areset()
+    assert "[] /workspace\n" == (await env.astep("echo [$x] $PWD"))[0]
+    _, _, terminated, _, info = await env.astep("submit")
+    assert (True, True) == (terminated, info["valid"])
+    await env.aclose()
+
+
+def test_a_vector_of_persistent_shells_through_gymnasium() -> None:
+    """`make_vec` takes the option, and each environment has a shell of its own."""
+    envs = gymnasium.make_vec("codecraft_async:codecraft/Code-v0", num_envs=2, backend="local", shell="persistent")
+    try:
+        envs.reset(seed=1)
+        envs.step(("x=first", "x=second"))
+        assert ("first\n", "second\n") == envs.step(("echo $x", "echo $x"))[0]
+    finally:
+        envs.close()
+    with pytest.raises(ValueError, match="'fresh' or 'persistent'"):
+        CodeEnv(shell="other")  # type: ignore[arg-type]

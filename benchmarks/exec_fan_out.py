@@ -34,10 +34,7 @@ class ExecFanOut:
         Raises:
             BenchmarkError: Those are not *expected* many, so it would not be the same containers.
         """
-        labels = [f"{OWNER_LABEL}={Owner.current()}", f"{ROLE_LABEL}=sandbox"]
-        client: Any = daemon.client
-        async with asyncio.timeout(_LIST_LIMIT_S):
-            found: list[Any] = await client.containers.list(filters={"label": labels})
+        found = await own_containers(daemon, "sandbox")
         if len(found) != expected:
             raise BenchmarkError(f"the daemon lists {len(found)} sandboxes of this process, not {expected}")
         return cls(found)
@@ -71,6 +68,15 @@ class ExecFanOut:
         while len(ended) < ramp or time.perf_counter() - ended[ramp - 1] < seconds:
             await _execute(container, command)
             ended.append(time.perf_counter())
+
+
+async def own_containers(daemon: DockerDaemon, *roles: str) -> list[Any]:
+    """Return the running containers that this process has started, by default those of every role."""
+    labels = [f"{OWNER_LABEL}={Owner.current()}", *(f"{ROLE_LABEL}={role}" for role in roles)]
+    client: Any = daemon.client
+    async with asyncio.timeout(_LIST_LIMIT_S):
+        found: list[Any] = await client.containers.list(filters={"label": labels})
+    return found
 
 
 async def _execute(container: Any, command: str) -> None:

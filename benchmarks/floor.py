@@ -15,12 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.results import BenchmarkError, FloorRun
+from benchmarks.results import BenchmarkError
 from codecraft_pool.spec import default_environment
 
 _HERE: Final = Path(__file__).parent
 _COMPILE_LIMIT_S: Final = 60.0
 _GRACE_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class FloorRun:
+    """Commands per second, and which part of all cores' time they got; the rest went to others, or idle."""
+
+    per_s: float
+    cpu_share: float
 
 
 @dataclass(frozen=True, slots=True)

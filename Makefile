@@ -3,18 +3,19 @@
 PYTHON ?= python3
 BACKEND ?= auto
 DEMO_ARGS ?=
+JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 1) + 1)
 BIN := .venv/bin
 # Debian's packages that the project uses where they are missing and root may install them.
-NEEDED := bwrap:bubblewrap cc:gcc
+NEEDED := bwrap:bubblewrap busybox:busybox cc:gcc
 GUEST_SOURCES := $(wildcard pool/guest/*.c pool/guest/*.h) hatch_build.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system daemon demo test lint check bench format clean
+.PHONY: help setup system daemon demo test lint check bench soak format clean
 
 help:
 	@echo "make demo [BACKEND=auto|docker|local]   run the built-in tasks in 16 sandboxes"
 	@echo "make test                               run everything that checks the project"
-	@echo "make lint | check | bench | format | clean"
+	@echo "make lint | check | bench | soak | format | clean"
 
 setup: system .venv/installed
 
@@ -45,11 +46,11 @@ system:
 demo: setup
 	@$(BIN)/codecraft demo --backend $(BACKEND) $(DEMO_ARGS)
 
+# The two type checkers take the longest, and a processor each.
 lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/pyright
+	@$(BIN)/pyright & pyright=$$!; status=0; $(BIN)/mypy || status=1; wait $$pyright || status=1; exit $$status
 	@$(BIN)/lint-imports
 
 # In CI the tests of containers must run: an engine that is installed there and stopped is started.
@@ -63,19 +64,24 @@ daemon:
 	  for _ in $$(seq 30); do timeout 5 docker version >/dev/null 2>&1 && exit 0; sleep 1; done; \
 	  echo "the container daemon does not start; the tests that need it will fail"; fi
 
+# Tests wait more than they compute, so there is one worker more than there are processors.
 check: setup daemon
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 # Both parts run even when the first fails, and the test runner's closing line comes last.
 test: setup
 	@status=0; $(MAKE) --no-print-directory lint || status=1; $(MAKE) --no-print-directory check || status=1; exit $$status
 
 bench: setup
-	@$(BIN)/python benchmarks/throughput.py $(BENCH_ARGS)
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+soak: setup
+	@status=0; for backend in local docker; do \
+	  $(BIN)/python -m benchmarks --soak --backend $$backend $(SOAK_ARGS) || status=1; done; exit $$status
 
 format: setup
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build pool/codecraft_pool/_guest
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build pool/codecraft_pool/_guest benchmarks/.peers

@@ -220,6 +220,7 @@ struct guest {
 	int orphans[ORPHANS_MAX];
 	size_t orphans_count;
 	uint64_t orphans_rest_until_ns;
+	uint64_t last_wall_ns; /* of the command that ended last */
 	uint64_t next_look_ns, look_pause_ns; /* when to look again for what is below dying commands */
 	struct failure last_words; /* what was wrong with the stream */
 };
@@ -432,6 +433,7 @@ int watch_start(struct guest *guest);
 /* ipc.c */
 bool has_mqueue_mount(void);
 int remove_ipc(const struct guest *guest, struct failure *why);
+void collect_sent_descriptors(void);
 
 /* loop.c */
 int serve(struct guest *guest);

@@ -35,7 +35,7 @@ static void take_end(struct guest *guest, struct run *run, int status, const str
 	if (run->shell != NULL)
 		shell_subtract_usage(run);
 	cpu_settle(run);
-	run->wall_ns = now_ns() - run->started_ns;
+	run->wall_ns = guest->last_wall_ns = now_ns() - run->started_ns;
 	run->owed[0] = run->owed[1] = SIZE_MAX;
 }
 

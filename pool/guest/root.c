@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -247,13 +246,6 @@ static int detach(const char *path, struct failure *why)
 	(void)why;
 	umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW);
 	return 0;
-}
-
-/* Descriptors that the killed had sent to each other and not received are closed when the kernel collects them, which it
- * does when a socket is closed, whosever it is. */
-static void collect_sent_descriptors(void)
-{
-	cleanup_fd int socket_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 }
 
 /* Unmounted, not merely detached: it is the proof that nothing uses it any more. */

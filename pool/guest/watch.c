@@ -17,6 +17,8 @@
 
 #define SOCKETS_MAX 8                  /* two make the channel */
 #define TABLE_MAX ((size_t)64 << 10) /* of the kernel's list of them */
+#define SOCKETS_STAY_NS NS_PER_S
+#define SOCKETS_PAUSE_US 500
 
 struct place {
 	int watch;
@@ -187,9 +189,24 @@ static bool has_foreign_sockets(const struct guest *guest)
 	return count < 0;
 }
 
+/* The kernel closes sockets that are on their way to each other alone, with all else that is on its way through them,
+ * some time after one of anybody's is closed. */
+static bool sockets_stay(const struct guest *guest)
+{
+	uint64_t deadline = now_ns() + SOCKETS_STAY_NS;
+
+	while (has_foreign_sockets(guest)) {
+		if (guest->proc < 0 || now_ns() > deadline)
+			return true;
+		collect_sent_descriptors();
+		usleep(SOCKETS_PAUSE_US);
+	}
+	return false;
+}
+
 /* Everything has been killed. Without the kernel's word on who wrote to what, contents decide. */
 void watch_distrust(const struct guest *guest)
 {
-	if (has_foreign_sockets(guest) || guest->watcher < 0)
+	if (sockets_stay(guest) || guest->watcher < 0)
 		distrust_all();
 }

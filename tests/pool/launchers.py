@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+import aiodocker
 import pytest
 
 from codecraft_pool import (
@@ -194,7 +195,18 @@ def outcome(result: CommandResult) -> tuple[int, int, bool, bool]:
 
 async def containers_of(daemon: DockerDaemon, owner: str | Owner) -> list[str]:
     """The names of an owner's containers, running or not."""
-    return sorted(await Containers(daemon).owned(str(owner)))
+    return [name for name in sorted(await Containers(daemon).owned(str(owner))) if await _is_there(daemon, name)]
+
+
+async def _is_there(daemon: DockerDaemon, container: str) -> bool:
+    """Whether the daemon has what it lists. Engine 20.10, killed while it removed a container, lists it for good."""
+    try:
+        await daemon.get_json(f"containers/{container}/json")
+    except aiodocker.DockerError as error:
+        if error.status != 404:
+            raise
+        return False
+    return True
 
 
 async def volumes(daemon: DockerDaemon) -> set[str]:

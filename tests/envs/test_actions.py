@@ -130,7 +130,7 @@ def test_the_fenced_block_of_an_answer_is_the_command(text: str, action: Action)
         ("    ```\nls", "the answer must hold a fenced code block with a shell command: there is none"),
         (
             "```python\nx\n```",
-            "the answer must hold a fenced code block with a shell command: there is one in 'python', but none of shell",
+            "the answer must hold a fenced code block with a shell command: there is one in 'python'",
         ),
         ("```sh\na\n```\n```sh\nb\n```", "the answer must hold one fenced code block of shell, not 2"),
         ("```sh\nrm -rf /tmp/x", "the last fenced code block is not closed"),
@@ -267,7 +267,7 @@ def test_a_parser_that_returns_something_else_is_told_so() -> None:
         def parse(self, text: str) -> Any:
             return text
 
-    with pytest.raises(TypeError, match="a parser must return an action or Malformed, .* returned 'ls'"):
+    with pytest.raises(TypeError, match=r"a parser must return an action or Malformed, .* returned 'ls'"):
         read_action(Wrong(), "ls")
 
 
@@ -285,9 +285,11 @@ def test_what_no_sandbox_can_be_given_is_malformed(text: str, problem: str) -> N
 
 
 FRAGMENTS = st.sampled_from(
-    ["```", "~~~", "````bash\n", "\n", " ", "{", "}", "[", "]", '"', ":", ",", "\\", "action", "run", "command", "ls"]
-    + ["<tool_call>", "</tool_call>", "tool_calls", "content", "function", "name", "arguments", "1", "9" * 400, "null"]
-    + ["\ud800", "\\ud800", "\0", "\u2028", '{"name": "run", "arguments": {"command": "\\ud800"}}', "submit", "\r\n"]
+    [
+        *"``` ~~~ ````bash { } [ ] : , \\ action run command ls submit <tool_call> </tool_call> tool_calls".split(),
+        *"content function name arguments 1 null \\ud800 \ud800 \0 \u2028".split(" "),
+        *("\n", " ", '"', "\r\n", "9" * 400, '{"name": "run", "arguments": {"command": "\\ud800"}}'),
+    ]
 )
 TEXTS = st.one_of(st.text(), st.text(st.characters(codec=None)), st.lists(FRAGMENTS, max_size=40).map("".join))
 JSON = st.recursive(

@@ -10,21 +10,11 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 from codecraft_async import CodeVectorEnv, EpisodeError
-from codecraft_async.pool import AcquireTimeout, DaemonUnavailable, FakeLauncher, LaunchError, Sandbox, SandboxSpec
+from codecraft_async.pool import AcquireTimeout, FakeLauncher, LaunchError
 from tests.envs.code_envs import check_types, make, make_task, play, vector
+from tests.outage import OutageLauncher
 
 pytestmark = pytest.mark.anyio
-
-
-class OutageLauncher(FakeLauncher):
-    """Has no daemon while `is_out`."""
-
-    is_out = False
-
-    async def start(self, spec: SandboxSpec) -> Sandbox:
-        if self.is_out:
-            raise DaemonUnavailable("cannot create a container: nobody answers")
-        return await super().start(spec)
 
 
 async def test_alone_it_raises() -> None:

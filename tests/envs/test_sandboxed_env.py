@@ -106,8 +106,8 @@ def test_a_batch_of_models_answers_is_paid_for_progress(backend: str) -> None:
     )
     env.reset(seed=1)
     expert = load_curriculum("builtin")["hello-world"].expert
-    earned = sum(env.step([f"I do this:\n```bash\n{command}\n```"] * 2)[1] for command in expert)
-    assert [1.0, 1.0] == earned.tolist()
+    earned = [env.step([f"I do this:\n```bash\n{command}\n```"] * 2)[1].tolist() for command in expert]
+    assert [1.0, 1.0] == [sum(rewards) for rewards in zip(*earned, strict=True)]
     _, rewards, terminations, _, info = env.step(["```\nsubmit\n```", "submit"])
     assert ([0.0, 0.0], [True, False]) == (rewards.tolist(), terminations.tolist())
     assert ([1.0, 0.0], [False, True]) == (info["score"].tolist(), info["malformed"].tolist())

@@ -7,7 +7,8 @@ Importing this registers the environments:
     ``gymnasium.make`` and ``gymnasium.make_vec``: tasks (`task`, `curriculum`, `sampler`), sandboxes (`backend`,
     `shell`), how actions are written (`actions`, `malformed_reward`, `malformed_retries`, `allow_reset`), what an agent
     reads (`max_observation_chars`, `ansi`), when an episode is cut off (`max_episode_steps`, `wall_budget_s`,
-    `cpu_budget_s`), what is paid (`reward`, `gamma`), and `render_mode`::
+    `cpu_budget_s`), what is paid (`reward`, `gamma`), what is kept of it (`record`), whether an episode outlives its
+    sandbox (`recover`), and `render_mode`::
 
         import gymnasium
 
@@ -26,8 +27,10 @@ import gymnasium
 
 from codecraft_async._episode import EpisodeError
 from codecraft_async._outcome import Outcome
+from codecraft_async._recovery import Recovery
 from codecraft_async.code_vector import CodeVectorEnv
 from codecraft_async.env import CodeEnv
+from codecraft_async.recorder import Recorder
 from codecraft_async.spaces import Unicode
 from codecraft_async.vector import AsyncioVectorEnv
 
@@ -41,4 +44,4 @@ gymnasium.register(
     disable_env_checker=True,  # it would start sandboxes behind the user's back; the tests run it
 )
 
-__all__ = ["AsyncioVectorEnv", "CodeEnv", "CodeVectorEnv", "EpisodeError", "Outcome", "Unicode"]
+__all__ = ["AsyncioVectorEnv", "CodeEnv", "CodeVectorEnv", "EpisodeError", "Outcome", "Recorder", "Recovery", "Unicode"]

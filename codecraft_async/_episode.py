@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from copy import copy
 from typing import Any, Final
 
 import numpy as np
@@ -34,7 +35,7 @@ class Episode:
     def __init__(self, task: Task, sandbox: Sandbox, rules: Rules, snapshot: Snapshot | None = None) -> None:
         self.task = task
         self.steps = 0
-        self._sandbox = sandbox
+        self.sandbox = sandbox
         self._rules = rules
         self._snapshot = snapshot
         self._parser = rules.parser
@@ -58,7 +59,7 @@ class Episode:
             SandboxLost, RequestRefused: The sandbox failed; another one may not.
             EpisodeError: A set-up command failed.
         """
-        await self._set_up()
+        await self.set_up()
         rules = self._rules
         if rules.wall_budget_s is not None or rules.cpu_budget_s is not None:
             self._budget = Budget(rules.wall_budget_s, rules.cpu_budget_s)
@@ -66,14 +67,34 @@ class Episode:
         info["wall_s"] = np.float64(restore_s)
         return Outcome(clip(_instruction(self.task, rules), rules.max_observation_chars), info)
 
-    async def _set_up(self) -> None:
+    async def set_up(self) -> None:
+        """Run the task's set-up. Raises as `begin`."""
         for command in self.task.setup:
-            result = await self._sandbox.run(command, shell=self.task.shell, limit_s=_SETUP_LIMIT_S)
+            result = await self.sandbox.run(command, shell=self.task.shell, limit_s=_SETUP_LIMIT_S)
             if result.exit_code != 0:
                 said = decode(result.stderr)[-500:].strip()
                 raise EpisodeError(
                     f"task {self.task.id!r}: its set-up {command!r} ended with {result.exit_code}: {said}"
                 )
+
+    def in_sandbox(self, sandbox: Sandbox, *, budgeted: bool = True) -> Episode:
+        """Return the same episode, as far as it has come, in a sandbox that the caller brings to where this one's is.
+
+        Each of the two counts for itself from now on. A persistent shell begins anew. Not *budgeted*, nothing that is
+        done counts against the budgets.
+        """
+        other = copy(self)
+        other.sandbox = sandbox
+        other._budget = copy(self._budget) if budgeted else None
+        if self._shell is not None:
+            other._shell = sandbox.shell(shell=self.task.shell, merge_stderr=True)
+        return other
+
+    def take_counts(self, other: Episode) -> None:
+        """Have come as far as *other*: steps, malformed actions and budgets."""
+        self.steps = other.steps
+        self._malformed_in_a_row = other._malformed_in_a_row
+        self._budget = other._budget
 
     async def step(self, text: str) -> Outcome:
         """Do what the agent's *text* says."""
@@ -100,7 +121,7 @@ class Episode:
                 return await self._submit()
             return await self._start_over()
         except (SandboxLost, RequestRefused, EpisodeError, GraderFailed) as exc:
-            return fault_outcome(self.task, self.steps, exc, sandbox=self._sandbox.id)
+            return fault_outcome(self.task, self.steps, exc, sandbox=self.sandbox.id)
 
     async def _run(self, command: str) -> Outcome:
         limits, budget = self.task.limits, self._budget
@@ -113,7 +134,7 @@ class Episode:
                     command, limit_s=limit_s, max_output_bytes=limits.max_output_bytes, cpu_limit_s=cpu_limit_s
                 )
             else:
-                result = await self._sandbox.run(
+                result = await self.sandbox.run(
                     command,
                     shell=self.task.shell,
                     limit_s=limit_s,
@@ -135,21 +156,21 @@ class Episode:
 
     async def _write(self, action: WriteFile) -> Outcome:
         try:
-            await self._sandbox.write_file(action.path.removeprefix("/workspace/"), action.data)
+            await self.sandbox.write_file(action.path.removeprefix("/workspace/"), action.data)
         except RequestRefused as exc:
             return self._step_outcome(f"cannot write the file: {_why(exc)}", self._info())
         return self._step_outcome(f"wrote {len(action.data)} bytes to {action.path}", self._info())
 
     async def _start_over(self) -> Outcome:
-        await self._sandbox.restore(self._snapshot)
-        await self._set_up()
+        await self.sandbox.restore(self._snapshot)
+        await self.set_up()
         return self._step_outcome("the workspace is what it was at the beginning", self._info())
 
     async def _submit(self) -> Outcome:
         """End every process, then grade what is left in the trees, with programs that no agent had its hands on."""
         began = time.perf_counter()
-        await self._sandbox.end_processes(keep_system=False)
-        grade = await grade_of(self.task, self._sandbox)
+        await self.sandbox.end_processes(keep_system=False)
+        grade = await grade_of(self.task, self.sandbox)
         info = self._info()
         info["wall_s"] = np.float64(time.perf_counter() - began)
         info["graded"] = True

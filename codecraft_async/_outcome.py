@@ -42,7 +42,8 @@ class Outcome:
 
     ``fault`` is there only if there was one: a dict of three str, ``kind`` ("sandbox": it was lost; "daemon": none
     could be had; "grader": it crashed or took too long), ``sandbox`` (its name; empty if there was none) and
-    ``message``.
+    ``message``. ``recovered`` and ``recovery`` are there from the moment on that the episode went on in another sandbox
+    (see `RecoverableEpisode`), ``branch`` in the first info of a branch (see `CodeEnv.abranch_from`).
     """
 
     observation: str

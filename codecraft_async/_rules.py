@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict, cast, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 from codecraft_async._observation import AnsiMode
 from codecraft_async.actions import ActionParser, action_parser
@@ -74,4 +74,9 @@ class Rules:
         object.__setattr__(self, "parser", action_parser(self.actions, allow_reset=self.allow_reset))
 
 
-__all__ = ["MAX_OBSERVATION_CHARS", "RewardMode", "RuleOptions", "Rules", "ShellMode"]
+def rule_options(rules: Rules) -> dict[str, Any]:
+    """Return the options that make *rules*, by name."""
+    return {name: getattr(rules, name) for name in RuleOptions.__annotations__}
+
+
+__all__ = ["MAX_OBSERVATION_CHARS", "RewardMode", "RuleOptions", "Rules", "ShellMode", "rule_options"]

@@ -100,6 +100,16 @@ class DenseEpisode(Episode):
         self._potential = potential
         self._phi: float | None = None
 
+    def take_counts(self, other: Episode) -> None:
+        """Have come as far as *other*, and been paid as much."""
+        super().take_counts(other)
+        if isinstance(other, DenseEpisode):
+            self._phi = other._phi
+
+    def lend_from(self, potential: Potential) -> None:
+        """From now on have states graded by *potential*."""
+        self._potential = potential
+
     async def step(self, text: str) -> Outcome:
         """Do what the agent's *text* says, and pay what that was worth."""
         if self._phi is None:
@@ -122,7 +132,7 @@ class DenseEpisode(Episode):
     async def _look(self, otherwise: float, step: int) -> float | Outcome:
         """Return the potential of the state now; or, if it cannot be had, the end of the episode at *step*."""
         try:
-            return await self._potential.of(self.task, self._sandbox, otherwise)
+            return await self._potential.of(self.task, self.sandbox, otherwise)
         except (PoolError, GraderFailed) as exc:
             return fault_outcome(self.task, step, exc)
 

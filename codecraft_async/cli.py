@@ -1,4 +1,4 @@
-"""The program ``codecraft``: `demo`, `doctor`, `clean` and `images`."""
+"""The program ``codecraft``: `demo`, `doctor`, `clean`, `images`, `replay` and `export`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.text import Text
 from codecraft_async import EpisodeError, __version__
 from codecraft_async._demo_report import printable
 from codecraft_async._images_cli import add_images_parser, run_images
+from codecraft_async._trajectory_cli import add_trajectory_parsers, run_export, run_replay
 from codecraft_async.demo import DemoOptions, run_demo
 from codecraft_async.doctor import examine, exit_status, render
 from codecraft_curriculum import CurriculumError
@@ -32,7 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     and SIGTERM, after everything was closed.
     """
     args = _parser().parse_args(argv)
-    work = {"demo": _demo, "doctor": _doctor, "clean": _clean, "images": run_images}[args.command]
+    work = {
+        "demo": _demo,
+        "doctor": _doctor,
+        "clean": _clean,
+        "images": run_images,
+        "replay": run_replay,
+        "export": run_export,
+    }[args.command]
     try:
         return _run(lambda: work(args))
     except (PoolError, CurriculumError, EpisodeError) as error:
@@ -71,12 +79,16 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--metrics-port", type=_port, metavar="PORT", help="serve Prometheus metrics on 127.0.0.1 (0: any free port)"
     )
+    demo.add_argument(
+        "--record", type=Path, metavar="DIR", help="record all episodes there, for codecraft replay and export"
+    )
     doctor = commands.add_parser("doctor", help="tell what works on this machine, and what to do about what does not")
     doctor.add_argument("--image", metavar="REF", help="also ask whether this image can be had (its registry is asked)")
     clean = commands.add_parser("clean", help="remove what dead processes left, and nothing else")
     clean.add_argument("--dry-run", action="store_true", help="only say what would be removed, and why")
     clean.add_argument("--images", action="store_true", help="remove the images that recipes made as well")
     add_images_parser(commands)
+    add_trajectory_parsers(commands)
     return parser
 
 
@@ -153,6 +165,7 @@ async def _demo(args: argparse.Namespace) -> int:
         seed=args.seed,
         json_path=args.json,
         metrics_port=args.metrics_port,
+        record=args.record,
     )
     return await run_demo(options, Console())
 

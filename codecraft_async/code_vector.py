@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any, Unpack
 
 from gymnasium.vector import AutoresetMode
 
 from codecraft_async._choice import choose_tasks, make_sampler
 from codecraft_async._loop import LoopThread
+from codecraft_async._recovery import Recovery
 from codecraft_async._rules import RuleOptions, Rules
 from codecraft_async._shaping import grading_sandboxes
+from codecraft_async._track import Track, curriculum_source, open_recorder
 from codecraft_async._vector_batch import Seeds
 from codecraft_async.env import RESET_LIMIT_S, CodeEnv
+from codecraft_async.recorder import Recorder
 from codecraft_async.runtime import PROVE_EVERY, Runtime
 from codecraft_async.vector import AsyncioVectorEnv
 from codecraft_curriculum import Curriculum, Sampler
@@ -39,6 +43,7 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         loop: The thread for `reset` and `step`; by default one of its own.
         prove_every: Every so many episodes, a restored sandbox is compared with a new one, and replaced if it differs;
             0: never. `env.runtime` has the pool, whose `stats()` count the proofs.
+        record: As `CodeEnv`; all environments write to the same place.
 
     Raises:
         ValueError, UnknownTask, TaskFileError: An argument is wrong; says which and what is allowed.
@@ -58,6 +63,8 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         loop: LoopThread | None = None,
         prove_every: int = PROVE_EVERY,
         reset_limit_s: float = RESET_LIMIT_S,
+        record: str | Path | Recorder | None = None,
+        recover: bool | Recovery = False,
         **rules: Unpack[RuleOptions],
     ) -> None:
         if num_envs < 1:
@@ -74,11 +81,15 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
             runtime=self.runtime,
             reset_faults="info",
             reset_limit_s=reset_limit_s,
+            recover=recover,
             **rules,
         )
+        recorder, self._own_recorder = open_recorder(record)
+        source = curriculum_source(curriculum)
+        tracks = [recorder and Track(recorder, curriculum_source=source) for _ in range(num_envs)]
         samplers = [make_sampler(sampler, tasks, offset=index, stride=num_envs) for index in range(num_envs)]
         super().__init__(
-            [partial(make, sampler=each) for each in samplers],
+            [partial(make, sampler=each, record=track) for each, track in zip(samplers, tracks, strict=True)],
             autoreset_mode=autoreset_mode,
             render_mode=render_mode,
             loop=loop,
@@ -107,7 +118,11 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         try:
             await super()._close_all()
         finally:
-            await self.runtime.aclose()
+            try:
+                if self._own_recorder is not None:
+                    self._own_recorder.close()
+            finally:
+                await self.runtime.aclose()
 
 
 __all__ = ["CodeVectorEnv"]

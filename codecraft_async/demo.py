@@ -30,7 +30,9 @@ from codecraft_async._demo_view import DemoView, demo_view
 from codecraft_async._demo_work import Played, Seat, WorkList
 from codecraft_async._images_cli import image_progress
 from codecraft_async._outcome import fault_text
+from codecraft_async._track import curriculum_source
 from codecraft_async.code_vector import CodeVectorEnv
+from codecraft_async.recorder import Recorder
 from codecraft_curriculum import Curriculum
 from codecraft_pool import PoolError, PoolStats, SandboxPool
 
@@ -47,6 +49,7 @@ class DemoOptions:
     seed: int = 0
     json_path: Path | None = None
     metrics_port: int | None = None
+    record: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ async def run_demo(options: DemoOptions, console: Console) -> int:
         CurriculumError: The curriculum or the task cannot be had.
         LaunchError: The sandboxes cannot be started; says why and what to do.
         EpisodeError: A task's own set-up failed.
-        OSError: The JSON file cannot be written.
+        OSError: The JSON file or the recording cannot be written.
         PoolError: The metrics' port cannot be had.
     """
     curriculum = await asyncio.to_thread(choose_tasks, options.curriculum, options.task)
@@ -90,10 +93,18 @@ async def _play_all(
     options: DemoOptions, curriculum: Curriculum, work: WorkList, console: Console, stack: AsyncExitStack
 ) -> _Run:
     """Have the images, start the sandboxes, and play; *stack* owns the sandboxes from then on."""
+    recorder = await asyncio.to_thread(_recorder_of, options)
+    if recorder is not None:
+        stack.enter_context(recorder)
     with image_progress(console) as images:
         env = await stack.enter_async_context(
             CodeVectorEnv(
-                options.num_envs, curriculum=curriculum, backend=options.backend, sampler=work, progress=images
+                options.num_envs,
+                curriculum=curriculum,
+                backend=options.backend,
+                sampler=work,
+                progress=images,
+                record=recorder,
             )
         )
         pool = await env.runtime.pool()
@@ -113,6 +124,12 @@ async def _play_all(
         played, steps = await _play(env, work, seats, view)
         elapsed_s = time.perf_counter() - began
     return _Run(played, steps, elapsed_s, startup_s, launcher, pool.stats())
+
+
+def _recorder_of(options: DemoOptions) -> Recorder | None:
+    if options.record is None:
+        return None
+    return Recorder(options.record, curriculum_source=curriculum_source(options.curriculum))
 
 
 async def _serve_metrics(pool: SandboxPool, port: int, console: Console, stack: AsyncExitStack) -> None:

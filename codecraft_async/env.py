@@ -2,53 +2,48 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
-from contextlib import suppress
+import time
 from copy import deepcopy
-from typing import Any, Literal, TypeVar, Unpack
+from pathlib import Path
+from typing import Any, Literal, Unpack
 
 import gymnasium
-from gymnasium.error import AlreadyPendingCallError, ResetNeeded
+from gymnasium.error import ResetNeeded
 
-from codecraft_async._choice import choose_tasks, make_sampler
+from codecraft_async._branching import Cutting, Shared, cut
+from codecraft_async._choice import choose_tasks, make_sampler, next_task
 from codecraft_async._episode import Episode, NoEpisode
-from codecraft_async._loop import LoopThread
+from codecraft_async._one_loop import OneLoop
 from codecraft_async._outcome import Outcome
+from codecraft_async._recovery import RecoverableEpisode, Recovery, recovery_of
 from codecraft_async._render import Screen
 from codecraft_async._rules import RuleOptions, Rules
 from codecraft_async._shaping import DenseEpisode, Potential, grading_sandboxes
+from codecraft_async._tenant import Tenant
+from codecraft_async._track import Asked, Opening, Track, open_track
 from codecraft_async.actions import MAX_ACTION_CHARS, SUBMIT
-from codecraft_async.runtime import Runtime, sandbox_spec, snapshot_of
+from codecraft_async.recorder import Recorder
+from codecraft_async.runtime import Runtime, snapshot_of
 from codecraft_async.spaces import Unicode
 from codecraft_curriculum import Curriculum, LookAhead, Sampler, Task
 from codecraft_pool import (
     AcquireTimeout,
+    Checkpoint,
     Launcher,
     LaunchError,
-    Lease,
     PoolError,
     RequestRefused,
     SandboxLost,
-    SandboxPool,
-    SandboxSpec,
 )
 
-T = TypeVar("T")
 Info = dict[str, Any]
 ResetFaults = Literal["raise", "info"]
 _RESET_ATTEMPTS = 3
 RESET_LIMIT_S = 900.0  # hundreds of environments may start at once, and a daemon makes a few sandboxes a second
-_LEND_LIMIT_S = 120.0
 _CLOSE_LIMIT_S = 30.0
-_CLOSED = "the environment is closed; make a new one"
-_OTHER_LOOP = (
-    "the environment's sandboxes belong to another event loop: use it from there, and either reset, step and close "
-    "or areset, astep and aclose"
-)
 
 
-class CodeEnv(gymnasium.Env[str, str]):
+class CodeEnv(OneLoop, gymnasium.Env[str, str]):
     """A coding task in a sandbox.
 
     An action is a `str`: a command for the task's shell, run in the workspace, each in a shell of its own (or, with
@@ -76,6 +71,9 @@ class CodeEnv(gymnasium.Env[str, str]):
             observation with ``info["fault"]``, and the next step ends the episode, whatever the action; the reset after
             that tries again. For batches, where one environment's fault must not end the others' episodes.
         reset_limit_s: How long a reset waits for a sandbox; a daemon that is away may come back meanwhile.
+        record: Where to write a line for each reset and step: a path (see `Recorder`), or a `Recorder`, which others
+            may share and which stays open. ``codecraft replay`` plays the episodes again.
+        recover: Whether an episode goes on in another sandbox when its own is lost; a `Recovery` says how.
         max_episode_steps: Truncate after so many steps; by default the task's own number.
         wall_budget_s: Truncate once the episode has lasted so long, thinking included; a command is killed there.
         cpu_budget_s: Truncate once its commands have used so much CPU time; a command is killed there.
@@ -107,8 +105,11 @@ class CodeEnv(gymnasium.Env[str, str]):
         runtime: Runtime | None = None,
         reset_faults: ResetFaults = "raise",
         reset_limit_s: float = RESET_LIMIT_S,
+        record: str | Path | Recorder | Track | None = None,
+        recover: bool | Recovery = False,
         **rules: Unpack[RuleOptions],
     ) -> None:
+        super().__init__()
         if reset_faults not in ("raise", "info"):
             raise ValueError(f"reset_faults is {reset_faults!r}; it must be 'raise' or 'info'")
         if not reset_limit_s > 0:
@@ -120,20 +121,18 @@ class CodeEnv(gymnasium.Env[str, str]):
         self.observation_space = Unicode(self.rules.max_observation_chars)
         self._sampler = make_sampler(sampler, self.curriculum)
         self._raises = reset_faults == "raise"
-        self._reset_limit_s = reset_limit_s
         self._owns_runtime = runtime is None
         needed = 1 + grading_sandboxes(self.rules, 1)
         self.runtime = runtime or Runtime(backend, list(self.curriculum.values()), max_sandboxes=needed)
         if self.runtime.max_sandboxes < needed:
             raise ValueError("a dense reward grades copies: the runtime needs more sandboxes than environments")
-        self._potential = Potential(self._lend) if self.rules.reward == "dense" else None
-        self._loop: LoopThread | None = None
-        self._pool: SandboxPool | None = None
-        self._lease: Lease | None = None
-        self._episode: Episode | NoEpisode | None = None
-        self._bound: asyncio.AbstractEventLoop | None = None
-        self._closed = False
-        self._calling = ""
+        self._tenant = Tenant(self.runtime, limit_s=reset_limit_s)
+        self._potential = Potential(self._tenant.lend) if self.rules.reward == "dense" else None
+        self._recovery = recovery_of(recover)
+        self._track, self._own_recorder = open_track(record, curriculum)
+        self._episode: Episode | RecoverableEpisode | NoEpisode | None = None
+        self._latest: Outcome | None = None
+        self._cutting: Shared[Cutting] = Shared()
         self._screen = None if render_mode is None else Screen(render_mode)
 
     # --- the asynchronous face ---
@@ -152,25 +151,25 @@ class CodeEnv(gymnasium.Env[str, str]):
         """
         self._bind()
         self._take_turn("reset")
+        began = time.perf_counter()
         try:
             super().reset(seed=seed)
-            task = self._choose(options or {})
+            task = next_task(self.curriculum, self._sampler, self.np_random, options or {})
             self._episode = None
             self._episode, outcome = await self._begin_somewhere(task)
         finally:
             self._calling = ""
-        if self._screen is not None:
-            self._screen.show_reset(outcome)
+        self._show_start(outcome, began, task, Asked(seed, options))
         return outcome.observation, outcome.info
 
-    async def _begin_somewhere(self, task: Task) -> tuple[Episode | NoEpisode, Outcome]:
+    async def _begin_somewhere(self, task: Task) -> tuple[Episode | RecoverableEpisode | NoEpisode, Outcome]:
         """Begin in the sandbox at hand, or in another one should that be lost."""
         error: PoolError | None = None
         for _ in range(_RESET_ATTEMPTS):
             try:
                 return await self._begin(task)
             except (SandboxLost, RequestRefused) as exc:
-                self._drop_sandbox()  # the pool replaces it
+                self._tenant.leave()  # the pool replaces it
                 error = exc
             except (LaunchError, AcquireTimeout) as exc:
                 error = exc
@@ -181,37 +180,28 @@ class CodeEnv(gymnasium.Env[str, str]):
         none = NoEpisode(task, error)
         return none, none.begin()
 
-    async def _begin(self, task: Task) -> tuple[Episode, Outcome]:
-        self._pool = pool = await self.runtime.pool()
-        spec, snapshot = sandbox_spec(task), snapshot_of(task.workspace)
-        if self._lease is not None:
-            if self._lease.sandbox.spec != spec:
-                pool.expect(spec, snapshot)  # else what comes back would be restored, to be ended for it right after
-            self._drop_sandbox()
-        self._lease = await pool.acquire(spec, snapshot=snapshot, limit_s=self._reset_limit_s)
-        sandbox = self._lease.sandbox
+    async def _begin(self, task: Task) -> tuple[Episode | RecoverableEpisode, Outcome]:
+        sandbox, snapshot = await self._tenant.move(task), snapshot_of(task.workspace)
         if self._potential is None:
             episode = Episode(task, sandbox, self.rules, snapshot)
         else:
             episode = DenseEpisode(task, sandbox, self.rules, snapshot, self._potential)
-        restored = self._lease.restored
-        return episode, await episode.begin(restore_s=0.0 if restored is None else restored.wall_s)
+        outcome = await episode.begin(restore_s=self._tenant.restore_s)
+        return self._lasting(episode), outcome
 
-    async def _lend(self, spec: SandboxSpec) -> Lease:
-        """Return another sandbox, for a grading."""
-        pool = await self.runtime.pool()
-        return await pool.acquire(spec, limit_s=_LEND_LIMIT_S)
+    def _lasting(self, episode: Episode, checkpoint: Checkpoint | None = None) -> Episode | RecoverableEpisode:
+        """Return an episode that begins (at *checkpoint*, if not at the task's beginning) as one that outlives its
+        sandbox, where that is wanted."""
+        if self._recovery is None:
+            return episode
+        return RecoverableEpisode(episode, self._recovery, self._tenant.move, checkpoint=checkpoint)
 
     def _look_ahead(self) -> None:
-        """Have a sandbox made ready for the next episode while whoever acts thinks; a hint, which may be wrong."""
-        if self._pool is None or not isinstance(self._sampler, LookAhead):
-            return
-        task = self._sampler.peek(deepcopy(self.np_random))
-        if task is None:
-            return
-        with suppress(PoolError):  # whatever keeps it from being made ready, the next reset will tell
-            self._pool.expect(sandbox_spec(task), snapshot_of(task.workspace))
-            self._drop_sandbox()
+        """Have a sandbox made ready for the next episode while whoever acts thinks."""
+        if isinstance(self._sampler, LookAhead):
+            task = self._sampler.peek(deepcopy(self.np_random))
+            if task is not None:
+                self._tenant.move_soon(task)
 
     async def astep(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """Run a command, or grade; return (observation, reward, terminated, truncated, info).
@@ -229,6 +219,7 @@ class CodeEnv(gymnasium.Env[str, str]):
             )
         self._bind()
         self._take_turn("step")
+        began = 0.0 if self._track is None else time.perf_counter()
         try:
             episode = self._episode
             if episode is None:
@@ -239,11 +230,72 @@ class CodeEnv(gymnasium.Env[str, str]):
         if outcome.terminated or outcome.truncated:
             self._episode = None
             if not outcome.info["valid"]:
-                self._drop_sandbox()
+                self._tenant.leave()
             self._look_ahead()
+        self._latest = outcome
         if self._screen is not None:
             self._screen.show_step(action, outcome)
+        if self._track is not None:
+            self._track.step(action, outcome, took_s=time.perf_counter() - began)
         return outcome.observation, outcome.reward, outcome.terminated, outcome.truncated, outcome.info
+
+    async def abranch_from(self, other: gymnasium.Env[Any, Any]) -> tuple[str, Info]:
+        """Leave the episode at hand, and go on from where *other*'s is, apart from it. Return its last (text, info).
+
+        Files, task, steps and what is left of the budgets are the same. What runs and the state of a persistent shell
+        are no part of it, which ``info["branch"]`` tells: ``processes`` (int) that ran there, and ``shell`` (bool),
+        whether there may have been such state. *other* goes on undisturbed; several may branch from it at once.
+        Cancellation leaves no episode here.
+
+        Raises:
+            ResetNeeded: *other* has no episode.
+            ValueError, TypeError: *other* is this environment or none of its kind, or has other rules.
+            PoolError: The episode cannot be copied, or no sandbox can be had.
+            AlreadyPendingCallError: Another call is in progress, here or there.
+        """
+        origin = self._origin(other)
+        origin._bind()
+        return await self._grow(await origin._cutting.join(origin._cut))
+
+    def _origin(self, other: gymnasium.Env[Any, Any]) -> CodeEnv:
+        origin = other.unwrapped
+        if not isinstance(origin, CodeEnv):
+            raise TypeError(f"a CodeEnv can be a branch of another CodeEnv, and {other} is none")
+        if origin is self:
+            raise ValueError("an environment cannot be a branch of itself: give another one")
+        return origin
+
+    async def _cut(self) -> Cutting:
+        self._bind()
+        self._take_turn("branch")
+        try:
+            episode = self._episode.episode if isinstance(self._episode, RecoverableEpisode) else self._episode
+            sandbox = self._tenant.sandbox
+            if not isinstance(episode, Episode) or sandbox is None or self._latest is None:
+                raise ResetNeeded("there is no episode to branch from: call its reset() first, and not after its end")
+            place = None if self._track is None else self._track.place()
+            return await cut(episode, sandbox, self.rules, self._latest, place)
+        finally:
+            self._calling = ""
+
+    async def _grow(self, cutting: Cutting) -> tuple[str, Info]:
+        self._bind()
+        self._take_turn("branch")
+        began, task = time.perf_counter(), cutting.episode.task
+        try:
+            cutting.check(self.rules)
+            self._episode = None
+            sandbox = await self._tenant.move(task, is_empty=True)
+            await sandbox.restore(cutting.checkpoint)  # what fails here is restored, or replaced, by the next reset
+            episode = cutting.episode.in_sandbox(sandbox)
+            if isinstance(episode, DenseEpisode) and self._potential is not None:
+                episode.lend_from(self._potential)
+            self._episode = self._lasting(episode, cutting.checkpoint)
+        finally:
+            self._calling = ""
+        outcome = cutting.outcome()
+        self._show_start(outcome, began, task, Asked(branch=cutting.place))
+        return outcome.observation, outcome.info
 
     async def aclose(self) -> None:
         """Give the sandbox back, and end it if it is the environment's own. Idempotent."""
@@ -255,9 +307,13 @@ class CodeEnv(gymnasium.Env[str, str]):
         self._bind()
         self._closed = True
         self._episode = None
-        self._drop_sandbox()
-        if self._owns_runtime:
-            await self.runtime.aclose()
+        self._tenant.leave()
+        try:
+            if self._own_recorder is not None:
+                self._own_recorder.close()
+        finally:
+            if self._owns_runtime:
+                await self.runtime.aclose()
 
     # --- the synchronous face ---
 
@@ -268,6 +324,11 @@ class CodeEnv(gymnasium.Env[str, str]):
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """As `astep`."""
         return self._wait(self.astep(action))
+
+    def branch_from(self, other: gymnasium.Env[Any, Any]) -> tuple[str, Info]:
+        """As `abranch_from`."""
+        origin = self._origin(other)
+        return self._wait(self._grow(origin._wait(origin._cutting.join(origin._cut))))
 
     def close(self) -> None:
         """As `aclose`; after an asynchronous use whose event loop has ended, it lets go of the sandbox."""
@@ -288,62 +349,23 @@ class CodeEnv(gymnasium.Env[str, str]):
 
     # --- inside ---
 
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._loop is None:
-            if self._bound is not None or self._closed:
-                work.close()
-                raise RuntimeError(_OTHER_LOOP if not self._closed else _CLOSED)
-            self._loop = LoopThread()
-        return self._loop.run(work)
-
-    def _bind(self) -> None:
-        """Belong to the first event loop that is used: connections to sandboxes live on one."""
-        running = asyncio.get_running_loop()
-        if self._closed:
-            raise RuntimeError(_CLOSED)
-        if self._bound is None:
-            self._bound = running
-        elif self._bound is not running:
-            raise RuntimeError(_OTHER_LOOP)
-
-    def _take_turn(self, name: str) -> None:
-        """Refuse a second call at once: a command must not run beside the grading of the same sandbox.
-
-        Ended by emptying `_calling`; a context manager would cost every step more than all else that is done here.
-        """
-        if self._calling:
-            raise AlreadyPendingCallError(
-                f"`{name}` while a call of `{self._calling}` is in progress: one call at a time, or more environments",
-                self._calling,
-            )
-        self._calling = name
-
-    def _choose(self, options: dict[str, Any]) -> Task:
-        unknown = set(options) - {"task"}
-        if unknown:
-            raise ValueError(f"unknown reset option {sorted(unknown)[0]!r}; the one that is known is 'task'")
-        task = options.get("task")
-        if task is None:
-            return self._sampler.next(self.np_random)
-        if not isinstance(task, str):
-            raise TypeError(
-                f"the reset option 'task' is {task!r}; it must be one task's id (a sampler gives different tasks to "
-                "different environments)"
-            )
-        return self.curriculum[task]
-
     def _abandon(self) -> None:
         """Close where nothing was used yet, or where nothing can be awaited any more."""
         self._closed = True
         self._episode = None
-        self._lease = self._pool = None
+        self._tenant.forget()
         if self._owns_runtime:
             self.runtime.abandon()
+        if self._own_recorder is not None:
+            self._own_recorder.close()
 
-    def _drop_sandbox(self) -> None:
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.release()
+    def _show_start(self, outcome: Outcome, began: float, task: Task, asked: Asked) -> None:
+        self._latest = outcome
+        if self._screen is not None:
+            self._screen.show_reset(outcome)
+        if self._track is not None:
+            opening = Opening(task, self.curriculum, self._tenant.sandbox, self._tenant.launcher, self.rules, asked)
+            self._track.reset(opening, outcome, took_s=time.perf_counter() - began)
 
 
 __all__ = ["RESET_LIMIT_S", "CodeEnv"]

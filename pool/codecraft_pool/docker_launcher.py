@@ -115,6 +115,10 @@ class DockerLauncher:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
+    def image_id(self, image: str) -> str:
+        """Return the id of the image that *image* was found to be; empty if nobody has needed it yet."""
+        return self._image_ids.get(image, "")
+
     async def prepare(self, spec: SandboxSpec) -> None:
         """Have the image of *spec*, pulled or built where it is not present.
 

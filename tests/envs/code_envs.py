@@ -109,3 +109,8 @@ def check_types(info: dict[str, Any]) -> None:
 
 def vector(launcher: FakeLauncher, num_envs: int, *tasks: Task, **options: Any) -> CodeVectorEnv:
     return CodeVectorEnv(num_envs, curriculum=Curriculum(tasks or (make_task(),)), backend=launcher, **options)
+
+
+def lose_sandbox(env: Any) -> None:
+    """The sandbox of a `CodeEnv` dies."""
+    vars(env)["_tenant"].sandbox.close()

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from codecraft_async import CodeVectorEnv, EpisodeError
 from codecraft_async.pool import AcquireTimeout, FakeLauncher, LaunchError
 from codecraft_pool.pool_kind import Pauses
-from tests.envs.code_envs import check_types, make, make_task, play, vector
+from tests.envs.code_envs import check_types, lose_sandbox, make, make_task, play, vector
 from tests.outage import OutageLauncher, shortened
 
 pytestmark = pytest.mark.anyio
@@ -78,7 +78,7 @@ async def test_a_sandbox_that_dies_at_every_reset_is_named() -> None:
 def lose(env: CodeVectorEnv, launcher: OutageLauncher, row: int) -> None:
     """Have the sandbox of one environment die, and no other one to be had."""
     launcher.is_out = True
-    vars(env.envs[row].unwrapped)["_lease"].sandbox.close()
+    lose_sandbox(env.envs[row].unwrapped)
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))

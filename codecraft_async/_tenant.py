@@ -1,0 +1,79 @@
+"""Holding one sandbox of a pool at a time."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from codecraft_async.runtime import Runtime, sandbox_spec, snapshot_of
+from codecraft_curriculum import Task
+from codecraft_pool import Launcher, Lease, PoolError, Sandbox, SandboxPool, SandboxSpec
+
+_LEND_LIMIT_S = 120.0
+
+
+class Tenant:
+    """Holds what an environment's episodes run in, and gives it back; nothing is owned but the lease."""
+
+    def __init__(self, runtime: Runtime, *, limit_s: float) -> None:
+        self._runtime = runtime
+        self._limit_s = limit_s
+        self._pool: SandboxPool | None = None
+        self._lease: Lease | None = None
+
+    @property
+    def sandbox(self) -> Sandbox | None:
+        """The sandbox that is held."""
+        return None if self._lease is None else self._lease.sandbox
+
+    @property
+    def launcher(self) -> Launcher | None:
+        """What started it; None before the first one."""
+        return None if self._pool is None else self._pool.launcher
+
+    @property
+    def restore_s(self) -> float:
+        """How long the restore took that it came from, in seconds; 0 if it is new."""
+        return 0.0 if self._lease is None or self._lease.restored is None else self._lease.restored.wall_s
+
+    async def move(self, task: Task, is_empty: bool = False) -> Sandbox:
+        """Let go of the sandbox at hand, and hold another, with the task's workspace or, if *is_empty*, with none.
+
+        Cancellation leaves none held.
+
+        Raises:
+            LaunchError, AcquireTimeout, SandboxLost, RequestRefused: None can be had.
+        """
+        self._pool = pool = await self._runtime.pool()
+        spec, snapshot = sandbox_spec(task), None if is_empty else snapshot_of(task.workspace)
+        if self._lease is not None:
+            if self._lease.sandbox.spec != spec:
+                pool.expect(spec, snapshot)  # else what comes back would be restored, to be ended for it right after
+            self.leave()
+        self._lease = await pool.acquire(spec, snapshot=snapshot, limit_s=self._limit_s)
+        return self._lease.sandbox
+
+    async def lend(self, spec: SandboxSpec) -> Lease:
+        """Return another sandbox, for a grading; whoever asks gives it back."""
+        pool = await self._runtime.pool()
+        return await pool.acquire(spec, limit_s=_LEND_LIMIT_S)
+
+    def move_soon(self, task: Task) -> None:
+        """Leave, and have a sandbox made ready for *task* meanwhile; a hint, which may be wrong."""
+        if self._pool is None:
+            return
+        with suppress(PoolError):  # whatever keeps it from being made ready, the next reset will tell
+            self._pool.expect(sandbox_spec(task), snapshot_of(task.workspace))
+            self.leave()
+
+    def leave(self) -> None:
+        """Give the sandbox back, if one is held."""
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release()
+
+    def forget(self) -> None:
+        """Let go of everything without a word, after the pool's event loop has been closed."""
+        self._lease = self._pool = None
+
+
+__all__ = ["Tenant"]

@@ -14,7 +14,19 @@ from typing import Any, Final, Literal, cast, get_args
 
 from codecraft_async.gym_codecraft._student_text import STUDENT_TEXT
 
-__all__ = ["INTERFACES", "Interface", "InterfaceName", "InvalidAction", "Request", "interface_named", "parse_action"]
+__all__ = [
+    "CLOSED",
+    "EXITED",
+    "INTERFACES",
+    "MAX_JSON_CHARS",
+    "SUBMITTED",
+    "Interface",
+    "InterfaceName",
+    "InvalidAction",
+    "Request",
+    "interface_named",
+    "parse_action",
+]
 
 InterfaceName = Literal["new", "old"]
 INTERFACES: Final[tuple[str, ...]] = get_args(InterfaceName)
@@ -22,6 +34,8 @@ INTERFACES: Final[tuple[str, ...]] = get_args(InterfaceName)
 CLOSED: Final = "Task closed."
 EXITED: Final = "Exited."
 SUBMITTED: Final = "Code submitted."
+MAX_JSON_CHARS: Final = 1 << 20
+"""The longest action; most of it may be the content of a file."""
 
 
 class InvalidAction(ValueError):
@@ -143,6 +157,8 @@ def parse_action(text: str) -> Request:
     Raises:
         InvalidAction: It is no JSON object with a field "action"; the message is the JSON reader's where it failed.
     """
+    if len(text) > MAX_JSON_CHARS:
+        raise InvalidAction(f"an action cannot be longer than {MAX_JSON_CHARS} characters")
     try:
         value: object = json.loads(text)
     except RecursionError:

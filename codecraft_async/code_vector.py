@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 from gymnasium.vector import AutoresetMode
 
+from codecraft_async._choice import choose_tasks, make_sampler
 from codecraft_async._loop import LoopThread
+from codecraft_async._rules import RuleOptions
 from codecraft_async._vector_batch import Seeds
-from codecraft_async.env import MAX_OBSERVATION_CHARS, CodeEnv, ShellMode, choose_tasks, make_sampler
+from codecraft_async.env import CodeEnv
 from codecraft_async.runtime import PROVE_EVERY, Runtime
 from codecraft_async.vector import AsyncioVectorEnv
 from codecraft_curriculum import Curriculum, Sampler
@@ -23,9 +25,12 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
     bool, each of shape (num_envs,). `info` holds arrays of that length, by the keys of `CodeEnv`. With the "sequential"
     sampler, environment i gives the tasks i, i + num_envs, ... of the curriculum, round and round.
 
+    Where one environment can have no sandbox at a reset, the others' episodes go on: its observation is empty, `info`
+    has the fault and ``valid`` False, and its next step ends the episode, truncated.
+
     Args:
         num_envs: How many environments, and sandboxes.
-        task, curriculum, backend, sampler, max_episode_steps, max_observation_chars, shell, render_mode: As `CodeEnv`.
+        task, curriculum, backend, sampler, render_mode: As `CodeEnv`; so are all other options of it.
         autoreset_mode: What happens to ended episodes; a `gymnasium.vector.AutoresetMode` or its value.
         progress: Told how an image is pulled or built.
         loop: The thread for `reset` and `step`; by default one of its own.
@@ -44,14 +49,12 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         curriculum: str | Curriculum = "builtin",
         backend: str | Launcher = "auto",
         sampler: str | Sampler = "sequential",
-        max_episode_steps: int | None = None,
-        max_observation_chars: int = MAX_OBSERVATION_CHARS,
-        shell: ShellMode = "fresh",
         render_mode: str | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         progress: ImageProgress | None = None,
         loop: LoopThread | None = None,
         prove_every: int = PROVE_EVERY,
+        **rules: Unpack[RuleOptions],
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
@@ -62,11 +65,10 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         make = partial(
             CodeEnv,
             curriculum=tasks,
-            max_episode_steps=max_episode_steps,
-            max_observation_chars=max_observation_chars,
-            shell=shell,
             render_mode=render_mode,
             runtime=self.runtime,
+            reset_faults="info",
+            **rules,
         )
         samplers = [make_sampler(sampler, tasks, offset=index, stride=num_envs) for index in range(num_envs)]
         super().__init__(

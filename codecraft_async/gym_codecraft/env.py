@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import gymnasium
 from gymnasium import spaces
 
 from codecraft_async._faces import Faces
+from codecraft_async._render import Screen
 from codecraft_async.gym_codecraft.interface import MAX_JSON_CHARS, InterfaceName, interface_named
 from codecraft_async.gym_codecraft.progress import PullLines
 from codecraft_async.gym_codecraft.session import Session
@@ -61,6 +61,7 @@ class CodeCraftEnv(gymnasium.Env[Observation, str]):
         render_mode: None, "ansi" or "human".
         progress: Told how an image is pulled; by default that is shown on stderr.
         runtime: Sandboxes shared with other environments; owned by the caller. By default the environment has its own.
+        reset_faults: What a reset does that can have no sandbox, "raise" or "info": as `CodeEnv`'s.
 
     Raises:
         ValueError, TaskFileError, UnknownTask: An argument is wrong; says which and what is allowed.
@@ -85,9 +86,8 @@ class CodeCraftEnv(gymnasium.Env[Observation, str]):
         render_mode: str | None = None,
         progress: ImageProgress | None = None,
         runtime: Runtime | None = None,
+        reset_faults: Literal["raise", "info"] = "raise",
     ) -> None:
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode is {render_mode!r}; it must be None, 'ansi' or 'human'")
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps is {max_episode_steps}; it must be at least 1, or None")
         for name, value in {"max_score": max_score, "command_limit_s": command_limit_s}.items():
@@ -113,10 +113,11 @@ class CodeCraftEnv(gymnasium.Env[Observation, str]):
             max_score=chosen.max_score if max_score is None else max_score,
             max_observation_chars=max_observation_chars,
             keep=None if keep_workspaces is None else Path(keep_workspaces),
+            raises=reset_faults == "raise",
         )
         self._faces = Faces(type(self).__name__)
         self._steps = 0
-        self._shown = ""
+        self._screen = None if render_mode is None else Screen(render_mode)
 
     # --- the asynchronous face ---
 
@@ -138,7 +139,8 @@ class CodeCraftEnv(gymnasium.Env[Observation, str]):
             super().reset(seed=seed)
             self._steps = 0
             outcome = await self._session.reset(chosen)
-        self._show(outcome.observation)
+        if self._screen is not None:
+            self._screen.show_reset(outcome)
         return {"obs": outcome.observation}, outcome.info
 
     async def astep(self, action: str) -> tuple[Observation, float, bool, bool, Info]:
@@ -148,7 +150,6 @@ class CodeCraftEnv(gymnasium.Env[Observation, str]):
 
         Raises:
             TypeError: The action is no text.
-            EpisodeError: The set-up of the task to be started failed.
             OSError: A workspace that is to be kept cannot be written to the host.
             AlreadyPendingCallError: Another call is in progress.
         """
@@ -159,7 +160,8 @@ class CodeCraftEnv(gymnasium.Env[Observation, str]):
             outcome = await self._session.act(action)
         if self._steps == self._max_steps and not (outcome.terminated or outcome.truncated):
             outcome.truncated, outcome.info["truncation"] = True, "max_episode_steps"
-        self._show(f"> {action}\n{outcome.observation}")
+        if self._screen is not None:
+            self._screen.show_step(action, outcome)
         return {"obs": outcome.observation}, outcome.reward, outcome.terminated, outcome.truncated, outcome.info
 
     async def asave_workspace(self, directory: str | Path) -> list[str]:
@@ -212,12 +214,7 @@ class CodeCraftEnv(gymnasium.Env[Observation, str]):
 
     def render(self) -> str | None:
         """Return the last action and what came of it ("ansi"); otherwise None."""
-        return self._shown if self.render_mode == "ansi" else None
-
-    def _show(self, text: str) -> None:
-        self._shown = text
-        if self.render_mode == "human":
-            sys.stdout.write(f"{text}\n")
+        return None if self._screen is None else self._screen.render()
 
 
 def open_tasks(

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from codecraft_async._episode import EpisodeError
 from codecraft_async._observation import clip, describe
 from codecraft_async._outcome import FaultKind, Outcome, empty_info, tell_fault
 from codecraft_async.gym_codecraft.interface import (
@@ -40,7 +41,8 @@ _UNGRADED: Final = "This task has no automatic grader, and no teacher is here: n
 class Session:
     """Begins tasks, takes actions, and has what is submitted graded; faults become outcomes, never rewards.
 
-    *keep* is a directory that gets a copy of each workspace when its task ends, or None.
+    *keep* is a directory that gets a copy of each workspace when its task ends, or None. Unless it *raises*, a reset
+    that can have no sandbox says so in info, and the next action, whatever it is, ends the episode.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Session:
         max_score: float,
         max_observation_chars: int,
         keep: Path | None,
+        raises: bool = True,
     ) -> None:
         self.bench = bench
         self._tasks = tasks
@@ -59,6 +62,8 @@ class Session:
         self._max_score = max_score
         self._max_chars = max_observation_chars
         self._keep = keep
+        self._raises = raises
+        self._not_begun: Exception | None = None
         self._task: StudentTask | None = None
         self._paid = 0.0
         self._steps = 0
@@ -82,20 +87,28 @@ class Session:
             EpisodeError: The task's own set-up failed.
         """
         self._steps = 0
-        if task_id is not None:
-            return await self._begin_chosen(task_id)
-        if self._task is not None:
-            return await self._begin(self._task)
+        self._not_begun = None
+        try:
+            if task_id is not None:
+                return await self._begin_chosen(task_id)
+            if self._task is not None:
+                return await self._begin(self._task)
+        except PoolError as error:
+            if self._raises:
+                raise
+            self._not_begun = error
+            return Outcome("", tell_fault(self._info(), error))
         return self._say(self._welcome())
 
     async def act(self, text: str) -> Outcome:
         """Do what a JSON text says.
 
         Raises:
-            EpisodeError: The set-up of the task to be started failed.
             OSError: A workspace that is to be kept cannot be written to the host.
         """
         self._steps += 1
+        if self._not_begun is not None:
+            return self._fault(None, self._not_begun)
         try:
             outcome = await self._act(text)
         except InvalidAction as error:
@@ -137,7 +150,7 @@ class Session:
             return await beginning
         except SandboxLost:
             raise
-        except PoolError as error:  # no sandbox can be had, which is nobody's doing in here
+        except (PoolError, EpisodeError) as error:  # what a reset of the environment would raise
             return self._fault("daemon", error)
 
     async def _command(self, request: Request) -> Outcome:
@@ -248,9 +261,9 @@ class Session:
         info["malformed"] = True
         return Outcome(text, info, reward=_INVALID)
 
-    def _fault(self, kind: FaultKind, error: BaseException) -> Outcome:
+    def _fault(self, kind: FaultKind | None, error: Exception) -> Outcome:
         sandbox = self.bench.sandbox.id if self.bench.is_open else ""
-        info = tell_fault(self._info(), kind, sandbox, error)
+        info = tell_fault(self._info(), error, kind=kind, sandbox=sandbox)
         info["truncation"] = "fault"
         self.bench.clear()  # the task stays the current one, for the next reset
         self._turns.clear()
@@ -258,9 +271,13 @@ class Session:
 
 
 def _tell_result(info: dict[str, Any], result: CommandResult) -> None:
-    info["exit_code"] = np.int64(result.exit_code)
-    info["signal"] = np.int64(result.signal)
-    info["timed_out"] = result.timed_out
-    info["truncated_output"] = result.truncated
-    info["wall_s"] = np.float64(result.wall_s)
-    info["cpu_s"] = np.float64(result.user_s + result.system_s)
+    info.update(
+        {
+            "exit_code": np.int64(result.exit_code),
+            "signal": np.int64(result.signal),
+            "timed_out": result.timed_out,
+            "truncated_output": result.truncated,
+            "wall_s": np.float64(result.wall_s),
+            "cpu_s": np.float64(result.user_s + result.system_s),
+        }
+    )

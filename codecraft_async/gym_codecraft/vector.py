@@ -26,7 +26,8 @@ class CodeCraftVectorEnv(AsyncioVectorEnv[dict[str, tuple[str, ...]], tuple[str,
     """`num_envs` `CodeCraftEnv`s that run concurrently over one pool of as many sandboxes.
 
     Observations are ``{"obs": (text, ...)}``, actions a tuple of JSON texts. All other arguments are those of
-    `CodeCraftEnv`; `autoreset_mode`, `loop` and `prove_every` those of `CodeVectorEnv`.
+    `CodeCraftEnv`; `autoreset_mode`, `loop` and `prove_every` those of `CodeVectorEnv`. An environment whose reset can
+    have no sandbox says so in its info, as in `CodeVectorEnv`.
 
     Raises:
         ValueError, TaskFileError, UnknownTask: An argument is wrong; says which and what is allowed.
@@ -63,6 +64,7 @@ class CodeCraftVectorEnv(AsyncioVectorEnv[dict[str, tuple[str, ...]], tuple[str,
             interface=interface,
             render_mode=render_mode,
             runtime=self.runtime,
+            reset_faults="info",
             **options,
         )
         super().__init__([make] * num_envs, autoreset_mode=autoreset_mode, render_mode=render_mode, loop=loop)

@@ -12,7 +12,8 @@ from pathlib import Path
 from posixpath import normpath
 from typing import Final
 
-from codecraft_async._episode import MAX_ACTION_CHARS, EpisodeError
+from codecraft_async._episode import EpisodeError
+from codecraft_async.actions import MAX_ACTION_CHARS
 from codecraft_async.gym_codecraft.interface import InvalidAction
 from codecraft_async.gym_codecraft.tasks import StudentTask
 from codecraft_async.gym_codecraft.teaching import Teacher, Turn

@@ -175,5 +175,9 @@ def parse_action(text: str) -> Request:
 
 
 def _type_name(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    names = ((dict, "an object"), (list, "a list"), (str, "text"))
+    return next((name for kind, name in names if isinstance(value, kind)), "a number")

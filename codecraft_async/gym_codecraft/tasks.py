@@ -70,7 +70,7 @@ class StudentTasks(Mapping[str, StudentTask]):
         form: InterfaceName = "new",
     ) -> None:
         if source == DEFAULT:
-            with resources.as_file(resources.files(__package__) / _OWN_FILES[form]) as path:
+            with resources.as_file(resources.files("codecraft_async.gym_codecraft") / _OWN_FILES[form]) as path:
                 found = _from_json(path, _builtin_graders() | dict(graders or {}))
             self._by_id = {each.task.id: _with_files(each) for each in found}
         elif isinstance(source, str | Path) and Path(source).suffix == ".json":

@@ -138,8 +138,8 @@ class Workbench:
         assert self._student_task is not None
         await self.sandbox.end_processes(keep_system=False)
         async with asyncio.timeout(self._grade_limit_s):
-            grade: object = await self.teacher.agrade(self.sandbox, self._student_task.task, transcript)
-        if not isinstance(grade, Grade):
+            grade = await self.teacher.agrade(self.sandbox, self._student_task.task, transcript)
+        if not isinstance(grade, Grade):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' code is not all typed
             raise TypeError(f"a teacher must return a Grade, this one returned {grade!r}")
         return grade
 

@@ -17,7 +17,7 @@ from codecraft_async.gym_codecraft import CodeCraftEnv
 from codecraft_async.gym_codecraft.interface import MAX_JSON_CHARS
 from codecraft_async.pool import FakeAnswer, FakeFiles, FakeLauncher, LaunchError, SandboxLost
 from tests.envs.code_envs import Crashes, ReturnsANumber, make_task, play
-from tests.gym_codecraft.students import act, fake_env
+from tests.gym_codecraft.students import OLD, act, fake_env, write_curriculum
 from tests.pool.launchers import open_backend
 
 pytestmark = pytest.mark.anyio
@@ -71,6 +71,19 @@ async def test_what_cannot_be_written_says_why() -> None:
         said, reward = await act(env, "write_file", path="out/passwd", content="x")
         assert said.startswith("Invalid action error: out/passwd cannot be written: ")
         assert -1.0 == reward
+        await env.aclose()
+
+
+async def test_a_working_directory_is_where_commands_run_and_files_go(tmp_path: Path) -> None:
+    """An older file may name one; it is made if it can be, and said to be the task's fault if not."""
+    tasks = {"t1": dict(OLD, working_dir="/tmp/it's here"), "t2": dict(OLD, working_dir="/usr/none")}
+    async with open_backend("local") as launcher:
+        env = CodeCraftEnv(curriculum=write_curriculum(tmp_path, **tasks), interface="old", backend=launcher)
+        await env.areset(task_id="1")
+        assert ("File a written.", 0.0) == await act(env, "write_file", path="a", content="x")
+        assert ("/tmp/it's here\nx", 0.0) == await act(env, "command", command="pwd; cat a")
+        *_, info = await env.astep('{"action": "reset", "task_id": "2"}')
+        assert 'its set-up "mkdir -p -- /usr/none" ended with 1' in info["fault"]["message"].replace("'", '"')
         await env.aclose()
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, SupportsFloat
 
 import gymnasium
+
+from codecraft_async._vector_members import AsyncEnv
 
 __all__ = ["EnvLogger"]
 
@@ -19,8 +22,10 @@ class EnvLogger(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     A record is ``time - INFO - text`` and is in the file, whole, before the call returns: it is there whatever happens
     to the process afterwards, and records of several processes that share a file do not mix. Control characters other
-    than tabs and new lines are written as escapes, so that reading the log does not steer a terminal. Besides `reset`
-    and `step` it has `areset`, `astep` and `aclose` where the environment has them.
+    than tabs and new lines are written as escapes, so that reading the log does not steer a terminal.
+
+    It has `areset`, `astep` and `aclose` if what it wraps has them. Wrappers of gymnasium's have not: what they do,
+    such as a limit of steps, would be passed by. So wrap the environment itself to use it on an event loop.
 
     Args:
         env: An environment, wrapped or not.
@@ -30,8 +35,17 @@ class EnvLogger(gymnasium.Wrapper[Any, Any, Any, Any]):
         OSError: The file cannot be opened.
     """
 
+    areset: Callable[..., Awaitable[tuple[Any, dict[str, Any]]]]
+    astep: Callable[[Any], Awaitable[tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]]]
+    aclose: Callable[[], Awaitable[None]]
+
     def __init__(self, env: gymnasium.Env[Any, Any], path: str | Path = "logs/env.log") -> None:
         super().__init__(env)
+        self._async_env: Any = env
+        if isinstance(env, AsyncEnv):
+            self.areset, self.astep = self._areset, self._astep
+        if hasattr(env, "aclose"):
+            self.aclose = self._aclose
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -49,15 +63,14 @@ class EnvLogger(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._log_outcome(outcome[0], outcome[1])
         return outcome
 
-    async def areset(
+    async def _areset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """As the environment's, with the observation logged."""
-        observation, info = await self.env.get_wrapper_attr("areset")(seed=seed, options=options)
+        observation, info = await self._async_env.areset(seed=seed, options=options)
         self._log_observation(observation)
         return observation, info
 
-    async def astep(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+    async def _astep(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """As the environment's, with action, observation and reward logged."""
         self._log(f"Action: {action}")
         outcome: tuple[Any, SupportsFloat, bool, bool, dict[str, Any]] = await self.env.get_wrapper_attr("astep")(
@@ -73,10 +86,9 @@ class EnvLogger(gymnasium.Wrapper[Any, Any, Any, Any]):
         finally:
             self._close_file()
 
-    async def aclose(self) -> None:
-        """As `close`, for a running event loop."""
+    async def _aclose(self) -> None:
         try:
-            await self.env.get_wrapper_attr("aclose")()
+            await self._async_env.aclose()
         finally:
             self._close_file()
 

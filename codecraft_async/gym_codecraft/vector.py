@@ -48,8 +48,6 @@ class CodeCraftVectorEnv(AsyncioVectorEnv[dict[str, tuple[str, ...]], tuple[str,
         prove_every: int = PROVE_EVERY,
         **options: Any,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
         tasks = open_tasks(curriculum, graders=graders, interface=interface)
         self.runtime = Runtime(
             backend,

@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import pytest
 
 from codecraft_async.gym_codecraft import EnvLogger
 from codecraft_async.pool import FakeAnswer, FakeFiles, FakeLauncher
+from codecraft_async.vector import AsyncioVectorEnv
 from tests.gym_codecraft.students import fake_env
 
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - INFO - "
@@ -53,15 +55,23 @@ def test_what_is_done_is_in_the_log(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_the_asynchronous_face_is_logged_as_well(tmp_path: Path) -> None:
-    """Also through other wrappers; the log goes on where an older one ended."""
+    """Also in a vector environment; the log goes on where an older one ended."""
     path = tmp_path / "env.log"
     for _ in range(2):
-        inner = gymnasium.wrappers.OrderEnforcing(fake_env(), disable_render_order_enforcing=True)
-        env = EnvLogger(inner, path)
-        await env.areset(options={"task_id": "answer"})
-        await env.astep('{"action": "exit"}')
-        await env.aclose()
+        vector: AsyncioVectorEnv[Any, Any] = AsyncioVectorEnv([lambda: EnvLogger(fake_env(), path)])
+        await vector.areset(options={"task_id": "answer"})
+        await vector.astep(('{"action": "exit"}',))
+        await vector.aclose()
     assert 2 == lines_of(path).count("> Observation: Exited.")
+
+
+def test_a_wrapper_that_knows_no_event_loop_is_not_passed_by(tmp_path: Path) -> None:
+    """What it does, such as counting steps, would not be done: there is no asynchronous face then."""
+    env = EnvLogger(gymnasium.wrappers.TimeLimit(fake_env(), 1), tmp_path / "env.log")
+    assert not hasattr(env, "astep")
+    env.reset()
+    assert env.step('{"action": "close"}')[3]
+    env.close()
 
 
 def test_a_log_steers_no_terminal(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ class FencedActions:
             else:
                 other = language
         if not blocks:
-            why = f"there is one in {_quoted(other)}, but none of shell" if other else "there is none"
+            why = f"there is one in {_quoted(other)}" if other else "there is none"
             return Malformed(f"the answer must hold a fenced code block with a shell command: {why}")
         if len(blocks) > 1 and self._which == "only":
             return Malformed(f"the answer must hold one fenced code block of shell, not {len(blocks)}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from codecraft_async._budget import Budget
 from codecraft_async._observation import clip, decode, describe
-from codecraft_async._outcome import FaultKind, Outcome, Truncation, empty_info, tell_fault
+from codecraft_async._outcome import GraderFailed, Outcome, Truncation, empty_info, tell_fault
 from codecraft_async._rules import Rules
 from codecraft_async.actions import Command, Malformed, Reset, ShellActions, Submit, WriteFile, form_of, read_action
 from codecraft_curriculum import Grade, Task
@@ -90,13 +90,13 @@ class Episode:
         try:
             if isinstance(action, Command):
                 return await self._run(action.text)
-            if isinstance(action, Submit):
-                return await self._submit()
             if isinstance(action, WriteFile):
                 return await self._write(action)
+            if isinstance(action, Submit):
+                return await self._submit()
             return await self._start_over()
-        except SandboxLost as exc:
-            return self._fault(exc)
+        except (SandboxLost, RequestRefused, EpisodeError, GraderFailed) as exc:
+            return fault_outcome(self.task, self.steps, exc, sandbox=self._sandbox.id)
 
     async def _run(self, command: str) -> Outcome:
         limits, budget = self.task.limits, self._budget
@@ -137,26 +137,15 @@ class Episode:
         return self._step_outcome(f"wrote {len(action.data)} bytes to {action.path}", self._info())
 
     async def _start_over(self) -> Outcome:
-        try:
-            await self._sandbox.restore(self._snapshot)
-            await self._set_up()
-        except (RequestRefused, EpisodeError) as exc:  # what a reset of the environment would raise
-            return self._fault(exc)
+        await self._sandbox.restore(self._snapshot)
+        await self._set_up()
         return self._step_outcome("the workspace is what it was at the beginning", self._info())
 
     async def _submit(self) -> Outcome:
         """End every process, then grade what is left in the trees, with programs that no agent had its hands on."""
         began = time.perf_counter()
-        try:
-            await self._sandbox.end_processes(keep_system=False)
-        except RequestRefused as exc:
-            return self._fault(exc)
-        try:
-            grade = await grade_of(self.task, self._sandbox)
-        except SandboxLost:
-            raise
-        except Exception as exc:  # a grader is code of users: whatever it raises is a fault, never a reward
-            return self._fault(exc, kind="grader")
+        await self._sandbox.end_processes(keep_system=False)
+        grade = await grade_of(self.task, self._sandbox)
         info = self._info()
         info["wall_s"] = np.float64(time.perf_counter() - began)
         info["graded"] = True
@@ -180,11 +169,9 @@ class Episode:
         return outcome
 
     def _step_outcome(self, text: str, info: dict[str, Any]) -> Outcome:
-        why: Truncation = ""
-        if self.steps >= self._max_steps:
+        why: Truncation = "" if self._budget is None else self._budget.spent()
+        if not why and self.steps >= self._max_steps:
             why = "max_episode_steps"
-        elif self._budget is not None:
-            why = self._budget.spent()
         info["truncation"] = why
         return Outcome(clip(text, self._rules.max_observation_chars), info, truncated=why != "")
 
@@ -196,15 +183,13 @@ class Episode:
     def _command_info(self, result: CommandResult) -> dict[str, Any]:
         info = self._info()
         info["exit_code"] = np.int64(result.exit_code)
-        info["signal"] = np.int64(result.signal)
+        if result.signal:
+            info["signal"] = np.int64(result.signal)
         info["timed_out"] = result.timed_out
         info["truncated_output"] = result.truncated
         info["wall_s"] = np.float64(result.wall_s)
         info["cpu_s"] = np.float64(result.user_s + result.system_s)
         return info
-
-    def _fault(self, error: Exception, *, kind: FaultKind = "sandbox") -> Outcome:
-        return fault_outcome(self.task, self.steps, error, kind=kind, sandbox=self._sandbox.id)
 
 
 class NoEpisode:
@@ -229,14 +214,12 @@ class NoEpisode:
         return fault_outcome(self.task, self.steps, self._error)
 
 
-def fault_outcome(
-    task: Task, steps: int, error: Exception, *, kind: FaultKind | None = None, sandbox: str = ""
-) -> Outcome:
-    """Return the end of an episode by a fault; by default, *kind* and *sandbox* are what *error* says."""
+def fault_outcome(task: Task, steps: int, error: Exception, *, sandbox: str = "") -> Outcome:
+    """Return the end of an episode by a fault, in *sandbox* unless *error* names another."""
     info = empty_info(task.id)
     info["steps"] = np.int64(steps)
     info["truncation"] = "fault"
-    return Outcome("", tell_fault(info, error, kind=kind, sandbox=sandbox), truncated=True)
+    return Outcome("", tell_fault(info, error, sandbox=sandbox), truncated=True)
 
 
 async def grade_of(task: Task, sandbox: Sandbox) -> Grade:
@@ -244,12 +227,17 @@ async def grade_of(task: Task, sandbox: Sandbox) -> Grade:
 
     Raises:
         SandboxLost: It died.
-        Exception: The grader crashed, took too long, or returned no `Grade`, whose score is in [0, 1].
+        GraderFailed: The grader crashed, took too long, or returned no `Grade`, whose score is in [0, 1].
     """
-    async with asyncio.timeout(_GRADE_LIMIT_S):
-        grade: object = await task.grader.grade(sandbox)
-    if not isinstance(grade, Grade):
-        raise TypeError(f"a grader must return a Grade, this one returned {grade!r}")
+    try:
+        async with asyncio.timeout(_GRADE_LIMIT_S):
+            grade: object = await task.grader.grade(sandbox)
+        if not isinstance(grade, Grade):
+            raise TypeError(f"a grader must return a Grade, this one returned {grade!r}")
+    except SandboxLost:
+        raise
+    except Exception as exc:  # a grader is code of users: whatever it raises is a fault, never a reward
+        raise GraderFailed(exc, sandbox.id) from exc
     return grade
 
 

@@ -54,7 +54,7 @@ def describe(result: CommandResult, *, limit_s: float, max_output_bytes: int, st
     if result.shell_ended:
         text += "\n[the shell has ended; the next command gets a new one]"
     if result.timed_out:
-        return f"{text}\n[killed: it ran longer than {limit_s:g} s]"
+        return f"{text}\n[killed: it ran longer than {round(limit_s, 3):g} s]"
     if result.truncated:
         return f"{text}\n[killed: it printed more than {max_output_bytes} bytes]"
     if result.cpu_limited:

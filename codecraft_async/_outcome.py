@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from codecraft_pool import RequestRefused, SandboxLost
+from codecraft_pool import PoolError, RequestRefused, SandboxLost
 
 FaultKind = Literal["sandbox", "daemon", "grader"]
 Truncation = Literal["", "max_episode_steps", "wall_budget", "cpu_budget", "fault"]
@@ -73,14 +73,25 @@ def empty_info(task: str) -> dict[str, Any]:
     }
 
 
-def tell_fault(
-    info: dict[str, Any], error: Exception, *, kind: FaultKind | None = None, sandbox: str = ""
-) -> dict[str, Any]:
-    """Note in *info* that *error* happened, whose fault it is and where; by default as *error* itself says."""
-    if kind is None:
-        kind = "sandbox" if isinstance(error, SandboxLost | RequestRefused) else "daemon"
-    where = sandbox or str(getattr(error, "sandbox", ""))
-    info["fault"] = {"kind": kind, "sandbox": where, "message": f"{type(error).__name__}: {error}"}
+class GraderFailed(Exception):
+    """A grader crashed, took too long, or returned no grade: `error` says how, in the sandbox of this name."""
+
+    def __init__(self, error: Exception, sandbox: str) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.sandbox = sandbox
+
+
+def tell_fault(info: dict[str, Any], error: Exception, *, sandbox: str = "") -> dict[str, Any]:
+    """Note in *info* that *error* happened, and whose fault it is; in *sandbox*, unless *error* names another."""
+    kind: FaultKind = "sandbox"
+    shown = error
+    if isinstance(error, GraderFailed):
+        kind, shown = "grader", error.error
+    elif isinstance(error, PoolError) and not isinstance(error, SandboxLost | RequestRefused):
+        kind = "daemon"
+    where = str(getattr(error, "sandbox", sandbox))
+    info["fault"] = {"kind": kind, "sandbox": where, "message": f"{type(shown).__name__}: {shown}"}
     info["valid"] = False
     return info
 
@@ -94,4 +105,4 @@ def fault_text(info: Mapping[str, Any], row: int) -> str:
     return f"{fault['kind'][row]}{where}: {fault['message'][row]}"
 
 
-__all__ = ["FaultKind", "Outcome", "Truncation", "empty_info", "fault_text", "tell_fault"]
+__all__ = ["FaultKind", "GraderFailed", "Outcome", "Truncation", "empty_info", "fault_text", "tell_fault"]

@@ -9,7 +9,8 @@ from gymnasium.vector import AutoresetMode
 
 from codecraft_async._choice import choose_tasks, make_sampler
 from codecraft_async._loop import LoopThread
-from codecraft_async._rules import RuleOptions
+from codecraft_async._rules import RuleOptions, Rules
+from codecraft_async._shaping import grading_sandboxes
 from codecraft_async._vector_batch import Seeds
 from codecraft_async.env import CodeEnv
 from codecraft_async.runtime import PROVE_EVERY, Runtime
@@ -59,8 +60,9 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
         tasks = choose_tasks(curriculum, task)
+        needed = num_envs + grading_sandboxes(Rules(**rules), num_envs)
         self.runtime = Runtime(
-            backend, list(tasks.values()), max_sandboxes=num_envs, progress=progress, prove_every=prove_every
+            backend, list(tasks.values()), max_sandboxes=needed, progress=progress, prove_every=prove_every
         )
         make = partial(
             CodeEnv,

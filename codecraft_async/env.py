@@ -17,6 +17,7 @@ from codecraft_async._loop import LoopThread
 from codecraft_async._outcome import Outcome
 from codecraft_async._render import Screen
 from codecraft_async._rules import RuleOptions, Rules
+from codecraft_async._shaping import DenseEpisode, Potential, grading_sandboxes
 from codecraft_async.actions import MAX_ACTION_CHARS, SUBMIT
 from codecraft_async.runtime import Runtime, sandbox_spec, snapshot_of
 from codecraft_async.spaces import Unicode
@@ -30,6 +31,7 @@ from codecraft_pool import (
     RequestRefused,
     SandboxLost,
     SandboxPool,
+    SandboxSpec,
 )
 
 T = TypeVar("T")
@@ -37,6 +39,7 @@ Info = dict[str, Any]
 ResetFaults = Literal["raise", "info"]
 _RESET_ATTEMPTS = 3
 _ACQUIRE_LIMIT_S = 900.0  # hundreds of environments may start at once, and a daemon makes a few sandboxes a second
+_LEND_LIMIT_S = 120.0
 _CLOSE_LIMIT_S = 30.0
 _CLOSED = "the environment is closed; make a new one"
 _OTHER_LOOP = (
@@ -114,7 +117,11 @@ class CodeEnv(gymnasium.Env[str, str]):
         self._sampler = make_sampler(sampler, self.curriculum)
         self._raises = reset_faults == "raise"
         self._owns_runtime = runtime is None
-        self.runtime = runtime or Runtime(backend, list(self.curriculum.values()), max_sandboxes=1)
+        needed = 1 + grading_sandboxes(self.rules, 1)
+        self.runtime = runtime or Runtime(backend, list(self.curriculum.values()), max_sandboxes=needed)
+        if self.runtime.max_sandboxes < needed:
+            raise ValueError("a dense reward grades copies: the runtime needs more sandboxes than environments")
+        self._potential = Potential(self._lend) if self.rules.reward == "dense" else None
         self._loop: LoopThread | None = None
         self._pool: SandboxPool | None = None
         self._lease: Lease | None = None
@@ -177,9 +184,18 @@ class CodeEnv(gymnasium.Env[str, str]):
                 pool.expect(spec, snapshot)  # else what comes back would be restored, to be ended for it right after
             self._drop_sandbox()
         self._lease = await pool.acquire(spec, snapshot=snapshot, limit_s=_ACQUIRE_LIMIT_S)
-        episode = Episode(task, self._lease.sandbox, self.rules, snapshot)
+        sandbox = self._lease.sandbox
+        if self._potential is None:
+            episode = Episode(task, sandbox, self.rules, snapshot)
+        else:
+            episode = DenseEpisode(task, sandbox, self.rules, snapshot, self._potential)
         restored = self._lease.restored
         return episode, await episode.begin(restore_s=0.0 if restored is None else restored.wall_s)
+
+    async def _lend(self, spec: SandboxSpec) -> Lease:
+        """Return another sandbox, for a grading."""
+        pool = await self.runtime.pool()
+        return await pool.acquire(spec, limit_s=_LEND_LIMIT_S)
 
     def _look_ahead(self) -> None:
         """Have a sandbox made ready for the next episode while whoever acts thinks; a hint, which may be wrong."""

@@ -90,6 +90,11 @@ def make(launcher: FakeLauncher, *tasks: Task, **options: Any) -> CodeEnv:
     return CodeEnv(curriculum=Curriculum(tasks or (make_task(),)), backend=launcher, **options)
 
 
+def make_local(*tasks: Task, **options: Any) -> CodeEnv:
+    """An environment over real sandboxes."""
+    return CodeEnv(curriculum=Curriculum(tasks or (make_task(),)), backend="local", **options)
+
+
 def check_types(info: dict[str, Any]) -> None:
     """Every key is there, with its one type; a fault only where the episode is not valid."""
     info = dict(info)

@@ -29,6 +29,14 @@ from codecraft_async._action_types import (
 
 _SHELL_LANGUAGES: Final = frozenset({"", "bash", "sh", "shell", "zsh", "console"})
 _QUOTED_CHARS: Final = 60
+_KINDS: Final[dict[type, str]] = {
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+}
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _FORMS: Final = {
     RUN: ('"command": "ls -l"', "runs a shell command"),
@@ -261,10 +269,8 @@ def _json(text: str) -> Any:
 
 
 def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    kinds = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
-    return kinds[type(value)]
+    """Return what a value of JSON is."""
+    return _KINDS.get(type(value), "null")
 
 
 def _quoted(value: object) -> str:

@@ -109,22 +109,3 @@ def tool_schema(style: Literal["openai", "anthropic"] = "openai", *, allow_reset
             function = {"name": name, "description": description, "parameters": schema}
             tools.append({"type": "function", "function": function})
     return tools
-
-
-__all__ = [
-    "MAX_ACTION_CHARS",
-    "RESET",
-    "RUN",
-    "SUBMIT",
-    "WRITE_FILE",
-    "Action",
-    "ActionParser",
-    "Command",
-    "Malformed",
-    "Reset",
-    "Submit",
-    "WriteFile",
-    "tool_arguments",
-    "tool_names",
-    "tool_schema",
-]

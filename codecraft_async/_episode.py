@@ -231,12 +231,12 @@ async def grade_of(task: Task, sandbox: Sandbox) -> Grade:
     """
     try:
         async with asyncio.timeout(_GRADE_LIMIT_S):
-            grade: object = await task.grader.grade(sandbox)
-        if not isinstance(grade, Grade):
+            grade = await task.grader.grade(sandbox)
+        if not isinstance(grade, Grade):  # pyright: ignore[reportUnnecessaryIsInstance]  # graders are code of users
             raise TypeError(f"a grader must return a Grade, this one returned {grade!r}")
     except SandboxLost:
         raise
-    except Exception as exc:  # a grader is code of users: whatever it raises is a fault, never a reward
+    except Exception as exc:  # whatever it raises is a fault, never a reward
         raise GraderFailed(exc, sandbox.id) from exc
     return grade
 

@@ -12,7 +12,7 @@ from codecraft_async._loop import LoopThread
 from codecraft_async._rules import RuleOptions, Rules
 from codecraft_async._shaping import grading_sandboxes
 from codecraft_async._vector_batch import Seeds
-from codecraft_async.env import CodeEnv
+from codecraft_async.env import RESET_LIMIT_S, CodeEnv
 from codecraft_async.runtime import PROVE_EVERY, Runtime
 from codecraft_async.vector import AsyncioVectorEnv
 from codecraft_curriculum import Curriculum, Sampler
@@ -27,11 +27,13 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
     sampler, environment i gives the tasks i, i + num_envs, ... of the curriculum, round and round.
 
     Where one environment can have no sandbox at a reset, the others' episodes go on: its observation is empty, `info`
-    has the fault and ``valid`` False, and its next step ends the episode, truncated.
+    has the fault and ``valid`` False, and its next step ends the episode, truncated. Only where no sandbox can be had
+    from the beginning, that is an error.
 
     Args:
         num_envs: How many environments, and sandboxes.
-        task, curriculum, backend, sampler, render_mode: As `CodeEnv`; so are all other options of it.
+        task, curriculum, backend, sampler, render_mode, reset_limit_s: As `CodeEnv`; so are all options of it that are
+            not listed here.
         autoreset_mode: What happens to ended episodes; a `gymnasium.vector.AutoresetMode` or its value.
         progress: Told how an image is pulled or built.
         loop: The thread for `reset` and `step`; by default one of its own.
@@ -55,6 +57,7 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         progress: ImageProgress | None = None,
         loop: LoopThread | None = None,
         prove_every: int = PROVE_EVERY,
+        reset_limit_s: float = RESET_LIMIT_S,
         **rules: Unpack[RuleOptions],
     ) -> None:
         if num_envs < 1:
@@ -70,6 +73,7 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
             render_mode=render_mode,
             runtime=self.runtime,
             reset_faults="info",
+            reset_limit_s=reset_limit_s,
             **rules,
         )
         samplers = [make_sampler(sampler, tasks, offset=index, stride=num_envs) for index in range(num_envs)]

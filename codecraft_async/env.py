@@ -38,7 +38,7 @@ T = TypeVar("T")
 Info = dict[str, Any]
 ResetFaults = Literal["raise", "info"]
 _RESET_ATTEMPTS = 3
-_ACQUIRE_LIMIT_S = 900.0  # hundreds of environments may start at once, and a daemon makes a few sandboxes a second
+RESET_LIMIT_S = 900.0  # hundreds of environments may start at once, and a daemon makes a few sandboxes a second
 _LEND_LIMIT_S = 120.0
 _CLOSE_LIMIT_S = 30.0
 _CLOSED = "the environment is closed; make a new one"
@@ -75,6 +75,7 @@ class CodeEnv(gymnasium.Env[str, str]):
         reset_faults: What a reset does that can have no sandbox. "raise": it raises. "info": it returns an empty
             observation with ``info["fault"]``, and the next step ends the episode, whatever the action; the reset after
             that tries again. For batches, where one environment's fault must not end the others' episodes.
+        reset_limit_s: How long a reset waits for a sandbox; a daemon that is away may come back meanwhile.
         max_episode_steps: Truncate after so many steps; by default the task's own number.
         wall_budget_s: Truncate once the episode has lasted so long, thinking included; a command is killed there.
         cpu_budget_s: Truncate once its commands have used so much CPU time; a command is killed there.
@@ -105,10 +106,13 @@ class CodeEnv(gymnasium.Env[str, str]):
         render_mode: str | None = None,
         runtime: Runtime | None = None,
         reset_faults: ResetFaults = "raise",
+        reset_limit_s: float = RESET_LIMIT_S,
         **rules: Unpack[RuleOptions],
     ) -> None:
         if reset_faults not in ("raise", "info"):
             raise ValueError(f"reset_faults is {reset_faults!r}; it must be 'raise' or 'info'")
+        if not reset_limit_s > 0:
+            raise ValueError(f"reset_limit_s is {reset_limit_s}; it must be a time in seconds over 0")
         self.rules = Rules(**rules)
         self.curriculum = choose_tasks(curriculum, task)
         self.render_mode = render_mode
@@ -116,6 +120,7 @@ class CodeEnv(gymnasium.Env[str, str]):
         self.observation_space = Unicode(self.rules.max_observation_chars)
         self._sampler = make_sampler(sampler, self.curriculum)
         self._raises = reset_faults == "raise"
+        self._reset_limit_s = reset_limit_s
         self._owns_runtime = runtime is None
         needed = 1 + grading_sandboxes(self.rules, 1)
         self.runtime = runtime or Runtime(backend, list(self.curriculum.values()), max_sandboxes=needed)
@@ -183,7 +188,7 @@ class CodeEnv(gymnasium.Env[str, str]):
             if self._lease.sandbox.spec != spec:
                 pool.expect(spec, snapshot)  # else what comes back would be restored, to be ended for it right after
             self._drop_sandbox()
-        self._lease = await pool.acquire(spec, snapshot=snapshot, limit_s=_ACQUIRE_LIMIT_S)
+        self._lease = await pool.acquire(spec, snapshot=snapshot, limit_s=self._reset_limit_s)
         sandbox = self._lease.sandbox
         if self._potential is None:
             episode = Episode(task, sandbox, self.rules, snapshot)
@@ -341,4 +346,4 @@ class CodeEnv(gymnasium.Env[str, str]):
             lease.release()
 
 
-__all__ = ["CodeEnv"]
+__all__ = ["RESET_LIMIT_S", "CodeEnv"]

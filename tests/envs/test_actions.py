@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from codecraft_async.actions import (
     Action,
+    ActionParser,
     Command,
     FencedActions,
     JsonActions,
@@ -27,7 +28,7 @@ from codecraft_async.actions import (
     tool_schema,
 )
 
-PARSERS = [
+PARSERS: list[ActionParser] = [
     ShellActions(allow_reset=True),
     JsonActions(allow_reset=True),
     FencedActions(allow_reset=True),

@@ -13,7 +13,7 @@ import numpy as np
 
 from codecraft_async._episode import EpisodeError
 from codecraft_async._observation import clip, describe
-from codecraft_async._outcome import FaultKind, Outcome, empty_info, tell_fault
+from codecraft_async._outcome import GraderFailed, Outcome, empty_info, tell_fault
 from codecraft_async.gym_codecraft.interface import (
     CLOSED,
     EXITED,
@@ -108,13 +108,13 @@ class Session:
         """
         self._steps += 1
         if self._not_begun is not None:
-            return self._fault(None, self._not_begun)
+            return self._fault(self._not_begun)
         try:
             outcome = await self._act(text)
         except InvalidAction as error:
             outcome = self._say_invalid(self._interface.say_malformed(error))
         except SandboxLost as error:
-            outcome = self._fault("sandbox", error)
+            outcome = self._fault(error)
         outcome.observation = clip(outcome.observation, self._max_chars)
         if self.bench.is_open:
             self._turns.append(Turn(text, outcome.observation, outcome.reward))
@@ -151,7 +151,7 @@ class Session:
         except SandboxLost:
             raise
         except (PoolError, EpisodeError) as error:  # what a reset of the environment would raise
-            return self._fault("daemon", error)
+            return self._fault(error)
 
     async def _command(self, request: Request) -> Outcome:
         assert self._task is not None
@@ -172,10 +172,8 @@ class Session:
         assert self._task is not None
         try:
             grade = await self.bench.grade(tuple(self._turns))
-        except (SandboxLost, RequestRefused) as error:
-            return self._fault("sandbox", error)
-        except Exception as error:  # a teacher is code of users: whatever it raises is a fault, never a reward
-            return self._fault("grader", error)
+        except (SandboxLost, RequestRefused, GraderFailed) as error:
+            return self._fault(error)
         is_automatic = isinstance(self.bench.teacher, AutomaticTeacher)
         is_graded = not (is_automatic and isinstance(self._task.task.grader, Ungraded))
         comments = (remark(grade) if is_graded else _UNGRADED) if is_automatic else grade.reason
@@ -261,9 +259,9 @@ class Session:
         info["malformed"] = True
         return Outcome(text, info, reward=_INVALID)
 
-    def _fault(self, kind: FaultKind | None, error: Exception) -> Outcome:
+    def _fault(self, error: Exception) -> Outcome:
         sandbox = self.bench.sandbox.id if self.bench.is_open else ""
-        info = tell_fault(self._info(), error, kind=kind, sandbox=sandbox)
+        info = tell_fault(self._info(), error, sandbox=sandbox)
         info["truncation"] = "fault"
         self.bench.clear()  # the task stays the current one, for the next reset
         self._turns.clear()

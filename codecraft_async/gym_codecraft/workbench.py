@@ -13,6 +13,7 @@ from posixpath import normpath
 from typing import Final
 
 from codecraft_async._episode import EpisodeError
+from codecraft_async._outcome import GraderFailed
 from codecraft_async.actions import MAX_ACTION_CHARS
 from codecraft_async.gym_codecraft.interface import InvalidAction
 from codecraft_async.gym_codecraft.tasks import StudentTask
@@ -132,15 +133,21 @@ class Workbench:
         """End every process, then have the teacher grade what is left.
 
         Raises:
-            SandboxLost: The sandbox died.
-            Exception: The teacher failed, took too long, or gave no `Grade`.
+            SandboxLost, RequestRefused: The sandbox failed.
+            GraderFailed: The teacher failed, took too long, or gave no `Grade`.
         """
         assert self._student_task is not None
         await self.sandbox.end_processes(keep_system=False)
-        async with asyncio.timeout(self._grade_limit_s):
-            grade = await self.teacher.agrade(self.sandbox, self._student_task.task, transcript)
+        try:
+            async with asyncio.timeout(self._grade_limit_s):
+                grade: object = await self.teacher.agrade(self.sandbox, self._student_task.task, transcript)
+        except SandboxLost:
+            raise
+        except Exception as exc:  # a teacher is code of users: whatever it raises is a fault, never a reward
+            raise GraderFailed(exc, self.sandbox.id) from exc
         if not isinstance(grade, Grade):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' code is not all typed
-            raise TypeError(f"a teacher must return a Grade, this one returned {grade!r}")
+            error = TypeError(f"a teacher must return a Grade, this one returned {grade!r}")
+            raise GraderFailed(error, self.sandbox.id)
         return grade
 
     async def save(self, directory: Path) -> list[str]:

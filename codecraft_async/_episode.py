@@ -125,7 +125,7 @@ class Episode:
             result,
             limit_s=limit_s,
             max_output_bytes=limits.max_output_bytes,
-            strips=self._rules.ansi == "strip",
+            strip_for=self._rules.max_observation_chars if self._rules.ansi == "strip" else None,
         )
         return self._step_outcome(text, self._command_info(result))
 

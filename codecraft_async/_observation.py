@@ -21,6 +21,7 @@ _SEQUENCE: Final = re.compile(
     """,
     re.VERBOSE,
 )
+_STRIPPED_SHARE: Final = 8  # a megabyte of nothing but sequences takes tenths of a second
 _OVERSTRIKE: Final = re.compile(r"[^\n\x08]\x08")
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
@@ -46,11 +47,15 @@ def strip_ansi(text: str) -> str:
     return _CONTROLS.sub("", text)
 
 
-def describe(result: CommandResult, *, limit_s: float, max_output_bytes: int, strips: bool) -> str:
-    """Return what a command printed and which limit it ran into, if any, as an observation."""
+def describe(result: CommandResult, *, limit_s: float, max_output_bytes: int, strip_for: int | None) -> str:
+    """Return what a command printed and which limit it ran into, if any, as an observation.
+
+    With *strip_for*, how long it may become, terminal sequences are stripped; of much more than that only the ends, so
+    that output that was made to be slow to strip does not keep the event loop.
+    """
     text = decode(result.stdout) + decode(result.stderr) if result.stderr else decode(result.stdout)
-    if strips:
-        text = strip_ansi(text)
+    if strip_for is not None:
+        text = strip_ansi(clip(text, _STRIPPED_SHARE * strip_for))
     if result.shell_ended:
         text += "\n[the shell has ended; the next command gets a new one]"
     if result.timed_out:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codecraft_async._observation import clip, decode, strip_ansi
-from codecraft_async.pool import FakeAnswer, FakeFiles, FakeLauncher
+from codecraft_async._observation import clip, decode, describe, strip_ansi
+from codecraft_async.pool import CommandResult, FakeAnswer, FakeFiles, FakeLauncher
 from tests.envs.code_envs import make, play
 
 
@@ -108,6 +109,14 @@ def test_a_cut_keeps_head_and_tail_and_fits(text: str, limit: int) -> None:
         head, _, tail = cut.partition("\n[...")
         assert text.startswith(head)
         assert text.endswith(tail.partition("...]\n")[2])
+
+
+def test_of_very_long_output_only_the_ends_are_stripped() -> None:
+    """What was left out before counts as left out, and what is kept fits."""
+    sequences = b"\x1b[31m" * 200_000
+    result = CommandResult(b"head" + sequences + b"tail", b"", 0, 0, False, False, 0.1, 0.0, 0.0, 0)
+    text = describe(result, limit_s=10.0, max_output_bytes=1 << 20, strip_for=1000)
+    assert re.fullmatch(r"head\[?3?1?m?\n\[\.\.\. 99\d+ characters or more left out \.\.\.\]\n[\[31m]*tail", text)
 
 
 async def colours(files: FakeFiles, argv: list[str]) -> FakeAnswer:

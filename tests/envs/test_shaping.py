@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import Any
 
@@ -176,6 +177,32 @@ async def test_a_grader_that_never_worked_is_a_fault_at_the_first_step() -> None
     await env.areset()
     *_, truncated, info = await env.astep("ls")
     assert (True, "grader") == (truncated, info["fault"]["kind"])
+    await env.aclose()
+
+
+async def test_a_step_that_is_cancelled_while_it_is_graded_is_paid_with_the_next() -> None:
+    """The command has run, the copy is given back, and the sum telescopes as before."""
+    grading = asyncio.Event()
+
+    class Hangs(Share):
+        async def grade(self, sandbox: GradingSandbox) -> Grade:
+            if len(self.seen) == 1 and not grading.is_set():
+                grading.set()
+                await asyncio.sleep(999)
+            return await super().grade(sandbox)
+
+    launcher = FakeLauncher(put)
+    env = make(launcher, share_task(Hangs()), reward="dense")
+    await env.areset()
+    assert 0.0 == (await env.astep("look"))[1]
+    step = asyncio.create_task(env.astep("put b 1"))
+    await grading.wait()
+    step.cancel()
+    await asyncio.wait([step])
+    assert step.cancelled()
+    assert [0.25, 0.25] == [(await env.astep(action))[1] for action in ("look", "put c 1")]
+    pool = await env.runtime.pool()
+    assert 1 == pool.stats().leased
     await env.aclose()
 
 

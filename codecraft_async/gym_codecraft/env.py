@@ -181,8 +181,10 @@ class CodeCraftEnv(gymnasium.Env[Observation, str]):
         """Give the sandbox back, and end it if it is the environment's own. Idempotent."""
         if self._faces.closed:
             return
-        if not self._faces.is_stranded:
-            self._faces.bind()
+        if self._faces.is_stranded:
+            self._abandon()
+            return
+        self._faces.bind()
         self._faces.closed = True
         self._bench.clear()
         if self._owns_runtime:
@@ -207,14 +209,18 @@ class CodeCraftEnv(gymnasium.Env[Observation, str]):
     def close(self) -> None:
         """As `aclose`; after an asynchronous use whose event loop has ended, it lets go of the sandbox."""
         if not self._faces.drive_last(self.aclose()) and not self._faces.closed:
-            self._faces.closed = True
-            self._bench.abandon()
-            if self._owns_runtime:
-                self.runtime.abandon()
+            self._abandon()
 
     def render(self) -> str | None:
         """Return the last action and what came of it ("ansi"); otherwise None."""
         return None if self._screen is None else self._screen.render()
+
+    def _abandon(self) -> None:
+        """Close where nothing was used yet, or where nothing can be awaited any more."""
+        self._faces.closed = True
+        self._bench.abandon()
+        if self._owns_runtime:
+            self.runtime.abandon()
 
 
 def open_tasks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -170,6 +171,7 @@ class Session:
     async def _submit(self, request: Request) -> Outcome:
         del request
         assert self._task is not None
+        began = time.perf_counter()
         try:
             grade = await self.bench.grade(tuple(self._turns))
         except (SandboxLost, RequestRefused, GraderFailed) as error:
@@ -179,6 +181,7 @@ class Session:
         comments = (remark(grade) if is_graded else _UNGRADED) if is_automatic else grade.reason
         score = round(grade.score * self._max_score, 6)
         info = self._info()
+        info["wall_s"] = np.float64(time.perf_counter() - began)
         info.update(graded=is_graded, score=np.float64(grade.score), reason=grade.reason)
         if not self._interface.submit_closes:
             # The task goes on: what was paid before is not paid again.

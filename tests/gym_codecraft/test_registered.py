@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,11 @@ def test_closing_after_the_loop_has_ended_lets_go() -> None:
     env.close()
     with pytest.raises(ClosedEnvironmentError):
         env.reset()
+    env = fake_env()
+    asyncio.run(_reset(env))
+    asyncio.run(env.aclose())
+    with pytest.raises(ClosedEnvironmentError):
+        asyncio.run(_reset(env))
 
 
 async def _reset(env: CodeCraftEnv) -> None:
@@ -257,6 +263,13 @@ async def test_images_that_are_here_are_not_pulled_and_nothing_stays_behind(base
         assert (await act(env, "start", task_id="1"))[0].startswith("Task 1:")
         await env.aclose()
         assert [] == await containers_of(daemon, Owner.current())
+
+
+def test_the_example_of_the_readme_runs() -> None:
+    """As it stands."""
+    text = (Path(codecraft_async.__file__).parent / "gym_codecraft" / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    exec(compile(example, "README", "exec"), {})
 
 
 def test_the_demonstration_earns_what_it_should(capsys: pytest.CaptureFixture[str]) -> None:

@@ -159,7 +159,7 @@ class Session:
         task = self._task.task
         result = await self.bench.run(request.text("command"))
         limit_s, max_bytes = self.bench.command_limit_s(task), task.limits.max_output_bytes
-        outcome = self._say(describe(result, limit_s=limit_s, max_output_bytes=max_bytes, strips=False))
+        outcome = self._say(describe(result, limit_s=limit_s, max_output_bytes=max_bytes, strip_for=None))
         _tell_result(outcome.info, result)
         return outcome
 

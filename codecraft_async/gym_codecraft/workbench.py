@@ -29,6 +29,7 @@ _ATTEMPTS: Final = 3
 _ACQUIRE_LIMIT_S: Final = 900.0  # an image may have to be pulled first
 _SETUP_LIMIT_S: Final = 60.0
 _SAVED_FILE_BYTES: Final = 64 << 20
+_SAVED_BYTES: Final = 1 << 30  # sparse files take no room in a sandbox and all of their size on the host
 _TREES: Final = tuple(tree.tree for tree in writable_trees())
 
 
@@ -153,8 +154,9 @@ class Workbench:
     async def save(self, directory: Path) -> list[str]:
         """Copy the workspace to *directory*, which must not exist; return what was left out, with the reason.
 
-        Regular files and directories are copied, with nobody's permission bits but the owner's; links, devices and
-        files of more than 64 MiB are left out, for what a student made is not to reach anything else on the host.
+        Regular files and directories are copied, with nobody's permission bits but the owner's. Left out are links and
+        devices, for what a student made is not to reach anything else on the host; files of more than 64 MiB, and all
+        that would make it more than 1 GiB; and what programs that still run take away meanwhile.
 
         Raises:
             FileExistsError: *directory* exists.
@@ -170,16 +172,24 @@ class Workbench:
 
     async def _copy(self, entries: Digest, directory: Path) -> list[str]:
         left_out: list[str] = []
+        room = _SAVED_BYTES
         for path in sorted(set(entries) - {WORKSPACE}):
             entry, name = entries[path], path.removeprefix(f"{WORKSPACE}/")
             if {"", ".", ".."} & set(name.split("/")):  # a guest never says so
                 raise RequestRefused(self.sandbox.id, f"save {path!r}", errno.EINVAL, "that is no path of a workspace")
             if entry.kind == "dir":
                 await asyncio.to_thread((directory / name).mkdir, exist_ok=True)
-            elif entry.kind != "file" or entry.size > _SAVED_FILE_BYTES:
-                left_out.append(f"{name}: {'too large' if entry.kind == 'file' else f'a {entry.kind}'}")
+            elif entry.kind != "file":
+                left_out.append(f"{name}: a {entry.kind}")
+            elif entry.size > min(room, _SAVED_FILE_BYTES):
+                left_out.append(f"{name}: too large")
             else:
-                data = await self.sandbox.read_file(name, max_bytes=_SAVED_FILE_BYTES)
+                try:
+                    data = await self.sandbox.read_file(name, max_bytes=min(room, _SAVED_FILE_BYTES))
+                except RequestRefused as exc:
+                    left_out.append(f"{name}: {_reason(exc)}")
+                    continue
+                room -= len(data)
                 await asyncio.to_thread(_write, directory / name, data, 0o700 if entry.mode & 0o100 else 0o600)
         return left_out
 

@@ -13,7 +13,7 @@ from gymnasium.error import ResetNeeded
 
 from codecraft_async import EpisodeError
 from codecraft_async.curriculum import Curriculum, Task, TaskLimits, Workspace, WorkspaceFile
-from codecraft_async.gym_codecraft import CodeCraftEnv
+from codecraft_async.gym_codecraft import CodeCraftEnv, workbench
 from codecraft_async.gym_codecraft.interface import MAX_JSON_CHARS
 from codecraft_async.pool import FakeAnswer, FakeFiles, FakeLauncher, LaunchError, SandboxLost
 from tests.envs.code_envs import Crashes, ReturnsANumber, make_task, play
@@ -344,6 +344,20 @@ async def test_workspaces_can_be_kept_on_the_host(tmp_path: Path) -> None:
         assert 0o700 == (kept / "x").stat().st_mode & 0o7777 & ~0o077
         with pytest.raises(ResetNeeded, match="no task is under way"):
             await env.asave_workspace(tmp_path / "later")
+        await env.aclose()
+
+
+async def test_a_copy_of_a_workspace_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that take no room in the sandbox cannot fill the host's disk; what is left out is said."""
+    monkeypatch.setattr(workbench, "_SAVED_FILE_BYTES", 1000)
+    monkeypatch.setattr(workbench, "_SAVED_BYTES", 2500)
+    async with open_backend("local") as launcher:
+        env = await local_env(launcher, workspace=Workspace({}))
+        await act(
+            env, "command", command="for i in 1 2 3; do truncate -s 900 f$i; done; truncate -s 1G huge; echo 1 > z"
+        )
+        assert ["f3: too large", "huge: too large"] == await env.asave_workspace(tmp_path / "copy")
+        assert ["f1", "f2", "z"] == sorted(os.listdir(tmp_path / "copy"))
         await env.aclose()
 
 

@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from posixpath import normpath
 from typing import Final
@@ -65,22 +66,23 @@ class Workbench:
             EpisodeError: The task's own set-up failed, or its working directory is none.
         """
         self.clear()
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(SandboxLost, RequestRefused):  # the pool replaces it
+                return await self._open_once(student_task)
+        return await self._open_once(student_task)
+
+    async def _open_once(self, student_task: StudentTask) -> float:
         task = student_task.task
-        for attempt in range(_ATTEMPTS):
-            pool = await self._runtime.pool()
-            lease = await pool.acquire(
-                sandbox_spec(task), snapshot=snapshot_of(task.workspace), limit_s=_ACQUIRE_LIMIT_S
-            )
-            try:
-                await _set_up(student_task, lease.sandbox)
-            except BaseException as exc:
-                lease.release()
-                if not isinstance(exc, SandboxLost) or attempt == _ATTEMPTS - 1:
-                    raise
-            else:
-                self._lease, self._student_task = lease, student_task
-                return 0.0 if lease.restored is None else lease.restored.wall_s
-        raise AssertionError("unreachable")
+        snapshot = snapshot_of(task.workspace)
+        pool = await self._runtime.pool()
+        lease = await pool.acquire(sandbox_spec(task), snapshot=snapshot, limit_s=_ACQUIRE_LIMIT_S)
+        try:
+            await _set_up(student_task, lease.sandbox)
+        except BaseException:
+            lease.release()
+            raise
+        self._lease, self._student_task = lease, student_task
+        return 0.0 if lease.restored is None else lease.restored.wall_s
 
     def command_limit_s(self, task: Task) -> float:
         """Return how long a command may run."""

@@ -15,7 +15,9 @@ Importing this registers the environments:
             "codecraft_async:codecraft/Code-v0", num_envs=64, task="sort-numbers", actions="fenced", reward="dense"
         )
 
-    The part before the colon imports this module; after ``import codecraft_async`` it can be left out.
+    The part before the colon imports this module; after ``import codecraft_async`` it can be left out. One name is
+    gymnasium's own: `max_episode_steps` given to ``gymnasium.make`` (not to ``make_vec``) becomes its `TimeLimit`
+    wrapper, which truncates without a word in ``info["truncation"]``; ``CodeEnv(max_episode_steps=...)`` says it.
 ``gym_codecraft/CodeCraft-v0``
     gym-codecraft's environment, `gym_codecraft.CodeCraftEnv`; with ``gymnasium.make_vec`` many of them over one pool.
 """

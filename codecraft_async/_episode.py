@@ -18,6 +18,7 @@ from codecraft_pool import CommandResult, PoolError, RequestRefused, Sandbox, Sa
 
 _SETUP_LIMIT_S: Final = 60.0
 _GRADE_LIMIT_S: Final = 120.0
+_SUCCESS: Final = np.int64(0)
 
 
 class EpisodeError(Exception):
@@ -42,6 +43,8 @@ class Episode:
             sandbox.shell(shell=task.shell, merge_stderr=True) if rules.shell == "persistent" else None
         )
         self._max_steps = rules.max_episode_steps or task.max_steps
+        self._max_chars = rules.max_observation_chars
+        self._strip_for = rules.max_observation_chars if rules.ansi == "strip" else None
         self._malformed_in_a_row = 0
         self._blank = empty_info(task.id)
         self._budget: Budget | None = None
@@ -81,10 +84,11 @@ class Episode:
                 self.steps += 1
                 return self._step_outcome(budget.say(spent), self._info())
         action = read_action(self._parser, text)
-        if isinstance(action, Malformed):
-            return self._refuse(action)
-        if isinstance(action, Reset) and not self._rules.allow_reset:
-            return self._refuse(Malformed("the workspace cannot be reset here"))
+        if not isinstance(action, Command):
+            if isinstance(action, Reset) and not self._rules.allow_reset:
+                action = Malformed("the workspace cannot be reset here")
+            if isinstance(action, Malformed):
+                return self._refuse(action)
         self._malformed_in_a_row = 0
         self.steps += 1
         try:
@@ -125,7 +129,7 @@ class Episode:
             result,
             limit_s=limit_s,
             max_output_bytes=limits.max_output_bytes,
-            strip_for=self._rules.max_observation_chars if self._rules.ansi == "strip" else None,
+            strip_for=self._strip_for,
         )
         return self._step_outcome(text, self._command_info(result))
 
@@ -173,7 +177,9 @@ class Episode:
         if not why and self.steps >= self._max_steps:
             why = "max_episode_steps"
         info["truncation"] = why
-        return Outcome(clip(text, self._rules.max_observation_chars), info, truncated=why != "")
+        if len(text) > self._max_chars:
+            text = clip(text, self._max_chars)
+        return Outcome(text, info, truncated=why != "")
 
     def _info(self) -> dict[str, Any]:
         info = self._blank.copy()
@@ -182,7 +188,7 @@ class Episode:
 
     def _command_info(self, result: CommandResult) -> dict[str, Any]:
         info = self._info()
-        info["exit_code"] = np.int64(result.exit_code)
+        info["exit_code"] = np.int64(result.exit_code) if result.exit_code else _SUCCESS
         if result.signal:
             info["signal"] = np.int64(result.signal)
         info["timed_out"] = result.timed_out

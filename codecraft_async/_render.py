@@ -28,7 +28,7 @@ class Screen:
     def __init__(self, mode: str) -> None:
         if mode not in _MODES:
             raise ValueError(f"render_mode is {mode!r}; it must be None, 'ansi' or 'human'")
-        from rich.console import Console  # a tenth of a second, which only those who look on pay
+        from rich.console import Console  # takes a moment, which only those who look on pay
 
         self._prints = mode == "human"
         self._console: Console = (

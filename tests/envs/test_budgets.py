@@ -145,14 +145,14 @@ async def test_steps_that_are_used_up_are_told_as_such() -> None:
 @pytest.mark.parametrize("shell", ["fresh", "persistent"])
 async def test_a_command_is_killed_where_the_budget_ends(shell: str) -> None:
     """In a real sandbox, long before the command's own limit; what it printed before is kept."""
-    env = make_local(shell=shell, wall_budget_s=0.5)
+    env = make_local(shell=shell, wall_budget_s=0.7)
     await env.areset()
     text, *_, truncated, info = await env.astep("echo before; sleep 60")
     assert text.startswith("before\n")
     assert "[killed: it ran longer than 0." in text
     assert (True, True, "wall_budget") == (truncated, info["timed_out"], info["truncation"])
     await env.aclose()
-    env = make_local(shell=shell, cpu_budget_s=0.3)
+    env = make_local(shell=shell, cpu_budget_s=0.2)
     await env.areset()
     *_, truncated, info = await env.astep("true")
     assert (False, "") == (truncated, info["truncation"])

@@ -11,8 +11,9 @@ from gymnasium.vector import AutoresetMode
 
 from codecraft_async import CodeVectorEnv, EpisodeError
 from codecraft_async.pool import AcquireTimeout, FakeLauncher, LaunchError
+from codecraft_pool.pool_kind import Pauses
 from tests.envs.code_envs import check_types, make, make_task, play, vector
-from tests.outage import OutageLauncher
+from tests.outage import OutageLauncher, shortened
 
 pytestmark = pytest.mark.anyio
 
@@ -81,8 +82,9 @@ def lose(env: CodeVectorEnv, launcher: OutageLauncher, row: int) -> None:
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
-async def test_in_a_batch_the_others_go_on(mode: AutoresetMode) -> None:
+async def test_in_a_batch_the_others_go_on(mode: AutoresetMode, monkeypatch: pytest.MonkeyPatch) -> None:
     """One environment has no sandbox for its next episode: the other two do not notice, in no mode."""
+    monkeypatch.setattr(Pauses, "fail", shortened(Pauses.fail))
     launcher = OutageLauncher(play)
     env = vector(launcher, 3, make_task(max_steps=50), autoreset_mode=mode, reset_limit_s=0.05)
     await env.areset()

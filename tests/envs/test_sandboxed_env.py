@@ -91,6 +91,30 @@ def test_make_vec_runs_commands_in_as_many_sandboxes(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_of_models_answers_is_paid_for_progress(backend: str) -> None:
+    """All that can be chosen together: fenced answers, dense rewards, budgets, stripped output."""
+    env = gymnasium.make_vec(
+        "codecraft_async:codecraft/Code-v0",
+        num_envs=2,
+        backend=backend,
+        task="hello-world",
+        actions="fenced",
+        reward="dense",
+        ansi="strip",
+        wall_budget_s=600.0,
+        cpu_budget_s=60.0,
+    )
+    env.reset(seed=1)
+    expert = load_curriculum("builtin")["hello-world"].expert
+    earned = [env.step([f"I do this:\n```bash\n{command}\n```"] * 2)[1].tolist() for command in expert]
+    assert [1.0, 1.0] == [sum(rewards) for rewards in zip(*earned, strict=True)]
+    _, rewards, terminations, _, info = env.step(["```\nsubmit\n```", "submit"])
+    assert ([0.0, 0.0], [True, False]) == (rewards.tolist(), terminations.tolist())
+    assert ([1.0, 0.0], [False, True]) == (info["score"].tolist(), info["malformed"].tolist())
+    env.close()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 async def test_what_an_agent_does_to_itself_is_no_fault(backend: str) -> None:
     """Time-outs, floods, a closed workspace and a kill of everything are observations; the episode stays valid."""
     builtin = load_curriculum("builtin")["hello-world"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 
 import pytest
 
 from codecraft_pool import AcquireTimeout, DaemonUnavailable, PoolClosed, SandboxPool, SandboxSpec
 from codecraft_pool.pool_kind import Pauses
-from tests.outage import OutageLauncher
+from tests.outage import OutageLauncher, shortened
 
 pytestmark = pytest.mark.anyio
 
@@ -30,14 +30,6 @@ async def make_pool(launcher: OutageLauncher, monkeypatch: pytest.MonkeyPatch) -
     async with SandboxPool(launcher, max_sandboxes=3) as pool:
         await pool.prewarm(SPEC, TARGET)
         yield pool
-
-
-def shortened(fail: Callable[[Pauses, float, float], None]) -> Callable[[Pauses, float, float], None]:
-    def fail_briefly(pauses: Pauses, began_at: float, now: float) -> None:
-        pauses.first_s, pauses.longest_s = 0.01, 0.02
-        fail(pauses, began_at, now)
-
-    return fail_briefly
 
 
 def break_down(launcher: OutageLauncher) -> None:

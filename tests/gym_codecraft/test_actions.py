@@ -296,6 +296,57 @@ async def test_cancelling_a_command_kills_it_and_the_task_goes_on() -> None:
     await env.aclose()
 
 
+async def test_cancelling_a_start_leaves_no_task_under_way() -> None:
+    """Its sandbox is given back, and the next reset begins the task that was asked for."""
+    hangs = [True]
+
+    async def first_hangs(files: FakeFiles, argv: list[str]) -> FakeAnswer:
+        if argv[-1] == "set up" and hangs[0]:
+            await asyncio.sleep(999)
+        return FakeAnswer(argv[-1].encode())
+
+    launcher = FakeLauncher(first_hangs)
+    env = fake_env(launcher, curriculum=Curriculum([make_task(setup=("set up",))]))
+    await env.areset()
+    start = asyncio.create_task(act(env, "start", task_id="answer"))
+    await asyncio.sleep(0.01)
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert (NO_TASK, -1.0) == await act(env, "command", command="x")
+    hangs[0] = False
+    observation, _ = await env.areset()
+    assert observation["obs"].startswith("Task answer:")
+    assert ("x", 0.0) == await act(env, "command", command="x")
+    pool = await env.runtime.pool()
+    assert (1, 0) == (pool.stats().leased, pool.stats().waiting)
+    await env.aclose()
+
+
+async def test_cancelling_a_submission_leaves_the_task_as_it_was() -> None:
+    """It can be submitted again, and is then graded."""
+    waits = [True]
+
+    class Ponders:
+        async def agrade(self, sandbox: Any, task: Task, transcript: Any) -> Any:
+            if waits[0]:
+                await asyncio.sleep(999)
+            return await task.grader.grade(sandbox)
+
+    env = fake_env(teacher=Ponders())
+    await env.areset(task_id="answer")
+    await act(env, "command", command="write 42")
+    submission = asyncio.create_task(act(env, "submit"))
+    await asyncio.sleep(0.01)
+    submission.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await submission
+    waits[0] = False
+    _, reward = await act(env, "submit")
+    assert 10.0 == reward
+    await env.aclose()
+
+
 async def test_a_task_whose_set_up_fails_is_the_tasks_fault() -> None:
     """It is said with the command and its end."""
     env = fake_env(curriculum=Curriculum([make_task(setup=("false",))]))

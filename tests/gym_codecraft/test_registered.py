@@ -20,7 +20,7 @@ from codecraft_async.curriculum import Curriculum
 from codecraft_async.gym_codecraft import CodeCraftEnv, CodeCraftVectorEnv, EnvLogger
 from codecraft_async.gym_codecraft.demo import SCRIPT, main
 from codecraft_async.gym_codecraft.progress import PullLines
-from codecraft_async.pool import FakeLauncher, connect_daemon
+from codecraft_async.pool import FakeAnswer, FakeFiles, FakeLauncher, connect_daemon
 from codecraft_async.runtime import Runtime
 from codecraft_async.vector import AsyncioVectorEnv
 from codecraft_pool.owner import Owner
@@ -104,6 +104,22 @@ async def test_environments_of_one_runtime_share_its_sandboxes() -> None:
     await vector.aclose()
     assert 2 == len(launcher.sandboxes)
     await runtime.aclose()
+
+
+@pytest.mark.anyio
+async def test_students_work_at_the_same_time() -> None:
+    """Commands that end only once all have begun do end."""
+    barrier = asyncio.Barrier(8)
+
+    async def meet(files: FakeFiles, argv: list[str]) -> FakeAnswer:
+        await barrier.wait()
+        return FakeAnswer(b"met")
+
+    vector = CodeCraftVectorEnv(8, backend=FakeLauncher(meet), curriculum=Curriculum([make_task()]))
+    await vector.areset(options={"task_id": "answer"})
+    observations, *_ = await vector.astep(('{"action": "command", "command": "meet"}',) * 8)
+    assert ("met",) * 8 == observations["obs"]
+    await vector.aclose()
 
 
 @pytest.mark.anyio

@@ -19,6 +19,8 @@ Importing this registers the environments:
     The part before the colon imports this module; after ``import codecraft_async`` it can be left out. One name is
     gymnasium's own: `max_episode_steps` given to ``gymnasium.make`` (not to ``make_vec``) becomes its `TimeLimit`
     wrapper, which truncates without a word in ``info["truncation"]``; ``CodeEnv(max_episode_steps=...)`` says it.
+``gym_codecraft/CodeCraft-v0``
+    gym-codecraft's environment, `gym_codecraft.CodeCraftEnv`; with ``gymnasium.make_vec`` many of them over one pool.
 """
 
 from __future__ import annotations
@@ -42,6 +44,13 @@ gymnasium.register(
     vector_entry_point="codecraft_async.code_vector:CodeVectorEnv",
     nondeterministic=True,  # times and process ids differ from run to run
     disable_env_checker=True,  # it would start sandboxes behind the user's back; the tests run it
+)
+gymnasium.register(
+    "gym_codecraft/CodeCraft-v0",
+    entry_point="codecraft_async.gym_codecraft.env:CodeCraftEnv",
+    vector_entry_point="codecraft_async.gym_codecraft.vector:CodeCraftVectorEnv",
+    nondeterministic=True,
+    disable_env_checker=True,
 )
 
 __all__ = ["AsyncioVectorEnv", "CodeEnv", "CodeVectorEnv", "EpisodeError", "Outcome", "Recorder", "Recovery", "Unicode"]

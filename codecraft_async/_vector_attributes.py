@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
-from gymnasium import Env
 
 from codecraft_async._vector_round import Call, wait_for
 from codecraft_async._vector_turns import Turns
@@ -21,23 +20,24 @@ ActT = TypeVar("ActT")
 
 
 class Attributes(Turns[ObsT, ActT], Generic[ObsT, ActT]):
-    """Reads, sets and calls by name what every environment has."""
+    """Reads, sets and calls by name what every environment has.
 
-    envs: Sequence[Env[Any, Any]]
+    All of these are calls: they are refused while another is in progress. Where a reset runs in the background they
+    wait for its end, or, on an event loop of the caller's, where they cannot, raise AlreadyPendingCallError.
+    """
 
     def render(self) -> tuple[Any, ...]:
         """One frame from each environment."""
-        with self._taking_turns("render"):
-            return tuple(env.render() for env in self.envs)
+        with self._touching("render"):
+            return tuple(env.render() for env in self._members.envs)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Each environment's attribute `name`, called with the arguments if it is callable.
 
         The calls are made in this thread, in order; coroutines that they return are then run concurrently.
         """
-        with self._taking_turns("call"):
-            found = [env.get_wrapper_attr(name) for env in self.envs]
-            results = [value(*args, **kwargs) if callable(value) else value for value in found]
+        with self._touching("call"):
+            results = [self._call_one(row, name, args, kwargs) for row in range(self.num_envs)]
             if any(map(inspect.isawaitable, results)):
                 results = self._drive(self._await_each(name, results))
             return tuple(results)
@@ -58,8 +58,8 @@ class Attributes(Turns[ObsT, ActT], Generic[ObsT, ActT]):
                 "Values must be a list or tuple with length equal to the number of environments. "
                 f"Got `{len(each)}` values for {self.num_envs} environments."
             )
-        with self._taking_turns("set_attr"):
-            for env, value in zip(self.envs, each, strict=True):
+        with self._touching("set_attr"):
+            for env, value in zip(self._members.envs, each, strict=True):
                 env.set_wrapper_attr(name, value)
 
     @property  # type: ignore[misc]  # each environment has a generator of its own, and replacing it is its own affair
@@ -72,8 +72,27 @@ class Attributes(Turns[ObsT, ActT], Generic[ObsT, ActT]):
         """Each environment's seed."""
         return self.get_attr("np_random_seed")
 
+    @contextmanager
+    def _touching(self, name: str) -> Generator[None, None, None]:
+        """A turn for a call made in this thread, when no reset runs in the background."""
+        with self._taking_turns(name):
+            running = self._members.background.running
+            if running:
+                self._settle(name, running[0])
+            yield
+
+    def _settle(self, name: str, row: int) -> None:
+        thread = self._thread
+        if thread is None or self._bound is not thread.loop or thread.is_current:
+            raise self._already(name, "reset", f"`reset` of env {row}, in the background,")
+        self._drive(self._members.background.settle())
+
+    def _call_one(self, row: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        value = self._members.envs[row].get_wrapper_attr(name)
+        return value(*args, **kwargs) if callable(value) else value
+
     async def _await_each(self, name: str, results: list[Any]) -> list[Any]:
-        self._bind(asyncio.get_running_loop())
+        self._bind_here()
         rows = [row for row, result in enumerate(results) if inspect.isawaitable(result)]
         outcome = await self._perform(name, [Call(row, partial(wait_for, results[row]), True) for row in rows])
         self._deliver(outcome, name)

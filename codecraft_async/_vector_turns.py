@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from codecraft_async._loop import LoopThread
 from codecraft_async._vector_members import Members
-from codecraft_async._vector_round import Call, Round, blame
+from codecraft_async._vector_round import Call, Limit, Round, blame
 from codecraft_pool._aio import finish
 
 __all__ = ["CLOSE_S", "Turns"]
@@ -31,12 +31,17 @@ CLOSE_S = 60.0
 
 
 class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
-    """Binds a vector environment to one event loop, gives its calls their turns, runs their rounds, and closes it."""
+    """Binds a vector environment to one event loop, gives its calls their turns, runs their rounds, and closes it.
+
+    A turn is either the vector environment's, and then no other call is in progress, or that of single environments
+    (rows), any number of which may have one at the same time.
+    """
 
     def __init__(self, members: Members, *, thread: LoopThread | None, max_concurrency: int | None) -> None:
         super().__init__()
         self._members = members
         self._max_concurrency = max_concurrency
+        self._limit = self._make_limit()
         self._thread = thread
         self._owns_thread = thread is None
         self._bound: asyncio.AbstractEventLoop | None = None
@@ -46,10 +51,18 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
         # Held by the call in progress, whose name is `_pending`. Taken without waiting: a second call is refused.
         self._turn = threading.Lock()
         self._pending = ""
-        self._round: Round | None = None
+        # The names of single environments' calls, by row; each in a list of its own, so that `is` tells them apart.
+        self._busy: dict[int, list[str]] = {}
+        # Whether the call in progress has ended but keeps its turn until its caller comes back for its results.
+        self._lingers = False
+        self._rounds: set[Round] = set()
         self._turn_over: Callable[[], object] | None = None
         self._closer: asyncio.Task[None] | None = None
         self._worker: ThreadPoolExecutor | None = None
+
+    def _make_limit(self) -> Limit | None:
+        limit = self._max_concurrency
+        return Limit(limit) if limit is not None and limit < len(self._members.envs) else None
 
     async def aclose(self) -> None:
         """Close all environments, each attempted whatever the others do; a call in progress is cancelled first.
@@ -70,16 +83,21 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    def close_extras(self, timeout: float | None = CLOSE_S) -> None:
+    def close_extras(self, timeout: float | None = CLOSE_S, terminate: bool = False) -> None:
         """As `aclose`, from a thread other than the loop's, and within `timeout` seconds; `close` calls this.
 
-        After an asynchronous use whose event loop has ended, the environments are closed on another loop.
+        After an asynchronous use whose event loop has ended, the environments are closed on another loop. A call in
+        progress is cancelled whether or not `terminate` says so: it is there because `AsyncVectorEnv` has it.
+
+        Raises:
+            TimeoutError: closing took longer than `timeout`; it goes on.
         """
         with self._closing:
             if self.closed:
                 return
             if self._bound is not None and self._bound.is_closed():
                 self._bound = self._closer = None
+                self._limit = self._make_limit()
             try:
                 self._drive(self.aclose(), timeout_s=timeout)
             finally:
@@ -93,6 +111,9 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
             warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
 
     # One call at a time, on one loop.
+
+    def _bind_here(self) -> None:
+        self._bind(asyncio.get_running_loop())
 
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._bound is loop:
@@ -134,13 +155,15 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
 
     @contextmanager
     def _taking_turns(self, name: str) -> Generator[None, None, None]:
+        """The turn for a call of all environments."""
         self._check_open()
         if not self._turn.acquire(blocking=False):
-            raise AlreadyPendingCallError(
-                f"{type(self).__name__}: `{name}` while a call of `{self._pending}` is in progress", self._pending
-            )
-        self._pending = name
+            raise self._already(name, self._pending, f"`{self._pending}`")
         try:
+            if self._busy:
+                row, (pending,) = next(iter(self._busy.copy().items()), (0, ["call"]))
+                raise self._already(name, pending, f"`{pending}` of env {row}")
+            self._pending = name
             yield
         finally:
             self._pending = ""
@@ -148,14 +171,40 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
             if self._turn_over is not None:
                 self._turn_over()
 
+    @contextmanager
+    def _taking_row(self, row: int, name: str) -> Generator[None, None, None]:
+        """The turn for a call of environment `row` alone."""
+        self._check_open()
+        mine = [name]
+        holder = self._busy.setdefault(row, mine)
+        if holder is not mine:
+            raise self._already(f"{name} of env {row}", holder[0], f"`{holder[0]}` of env {row}")
+        try:
+            # First `_busy`, then this, and `_taking_turns` the other way round: of two threads at least one is refused.
+            if self._turn.locked():
+                raise self._already(f"{name} of env {row}", self._pending, f"`{self._pending}`")
+            yield
+        finally:
+            del self._busy[row]
+            if self._turn_over is not None:
+                self._turn_over()
+
+    def _already(self, name: str, pending: str, what: str) -> AlreadyPendingCallError:
+        return AlreadyPendingCallError(
+            f"Calling `{name}` while waiting for a pending call to {what} to complete: {type(self).__name__} and its "
+            "environments take one call at a time",
+            pending,
+        )
+
     # Rounds of calls, and the last one.
 
     async def _perform(self, name: str, calls: Sequence[Call]) -> Round:
-        outcome = self._round = Round(executor=self._worker_thread, max_concurrency=self._max_concurrency, label=name)
+        outcome = Round(executor=self._worker_thread, limit=self._limit, label=name)
+        self._rounds.add(outcome)
         try:
             await outcome.run(calls)
         finally:
-            self._round = None
+            self._rounds.discard(outcome)
         return outcome
 
     def _worker_thread(self) -> ThreadPoolExecutor:
@@ -200,12 +249,17 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
             raise blame(outcome.failures, "close")
 
     async def _take_last_turn(self) -> None:
-        """Cancel the call in progress, if any, and take its turn, for good, when it has ended."""
+        """Cancel what is in progress, and take the turn, for good, when it has ended."""
         over = asyncio.Event()
-        # Set before the attempt, so that a turn that ends after a failed attempt is noticed.
+        # Set before the first look, so that a turn that ends after it is noticed.
         self._turn_over = partial(asyncio.get_running_loop().call_soon_threadsafe, over.set)
-        while not self._turn.acquire(blocking=False):
-            if self._round is not None:
-                self._round.cancel()
+        while self._busy or not self._take_over():
+            for outcome in self._rounds:
+                outcome.cancel()
             await over.wait()
             over.clear()
+        await self._members.background.close()
+
+    def _take_over(self) -> bool:
+        """Whether the turn could be taken, be it from a call that has ended and that nobody has come back for."""
+        return self._turn.acquire(blocking=False) or self._lingers

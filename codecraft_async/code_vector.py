@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from gymnasium.vector import AutoresetMode
 
 from codecraft_async._loop import LoopThread
-from codecraft_async._vector_batch import Seeds
+from codecraft_async._vector_round import Call
 from codecraft_async.env import MAX_OBSERVATION_CHARS, CodeEnv, ShellMode, choose_tasks, make_sampler
 from codecraft_async.runtime import PROVE_EVERY, Runtime
 from codecraft_async.vector import AsyncioVectorEnv
@@ -77,23 +76,19 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         )
         self._warm = False
 
-    async def areset(
-        self, *, seed: Seeds = None, options: dict[str, Any] | None = None
-    ) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """As `AsyncioVectorEnv.areset`; the first one starts the sandboxes.
+    async def _before_reset(self) -> None:
+        """Start the sandboxes, before the first reset.
 
         Raises:
             LaunchError: They cannot be started; says why and what to do.
         """
-        if not self._warm:
-            self._check_open()
-            try:
-                await self.runtime.prewarm()
-            except Exception:
-                self._check_open()  # closed meanwhile: that is what the caller is to be told
-                raise
-            self._warm = True
-        return await super().areset(seed=seed, options=options)
+        if self._warm:
+            return
+        outcome = await self._perform("start of the sandboxes", [Call(0, self.runtime.prewarm, True)])
+        if outcome.cancelled is None and self._closer is None and outcome.failures:
+            raise outcome.failures[0]  # which no single environment is to blame for
+        self._deliver(outcome, "reset")
+        self._warm = True
 
     async def _close_all(self) -> None:
         try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from copy import deepcopy
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -13,41 +14,45 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from codecraft_async._loop import LoopThread
-from codecraft_async._vector_attributes import Attributes
 from codecraft_async._vector_batch import (
+    Batch,
     ObservationMode,
     Seeds,
-    batch_observations,
     observation_spaces,
     read_options,
     seeds,
     split,
 )
 from codecraft_async._vector_episodes import Episodes
+from codecraft_async._vector_handles import Handle, Hands
 from codecraft_async._vector_info import Entry, merge_infos
 from codecraft_async._vector_members import AsyncEnv, Members
-from codecraft_async._vector_round import Call
 from codecraft_async._vector_turns import CLOSE_S
+from codecraft_async._vector_waiting import Stepped, Waiting, WaitTimeout
 
-__all__ = ["CLOSE_S", "AsyncEnv", "AsyncioVectorEnv"]
+__all__ = ["CLOSE_S", "AsyncEnv", "AsyncioVectorEnv", "Handle", "WaitTimeout"]
 
 ObsT = TypeVar("ObsT")
 ActT = TypeVar("ActT")
 
 
-class AsyncioVectorEnv(Attributes[ObsT, ActT], Generic[ObsT, ActT]):
+class AsyncioVectorEnv(Waiting[ObsT, ActT], Generic[ObsT, ActT]):
     """Steps `AsyncEnv`s concurrently on one event loop, and any other environment in order in one worker thread.
 
     It has two faces with the same results. `areset`, `astep` and `aclose` run on the caller's own event loop;
     `reset`, `step` and `close` run on a `LoopThread` (`loop`, or one of its own), and so work in any thread,
     also in one that has a running loop. The first use decides for one loop, to which the environments' resources
-    belong from then on. Environments are constructed here, and closed by `close` or `aclose`.
+    belong from then on. Environments are constructed here, and closed by `close` or `aclose`. `envs` has a handle for
+    each, to use one alone.
 
     If an environment raises in a reset or step, the others finish theirs, then the first error (by index) is raised
     with notes that name every environment that failed. If the call is cancelled, the calls of all environments are
     cancelled and waited for first. Either way `interrupted` says which environments need a reset, and stepping
     raises `gymnasium.error.ResetNeeded` until they have had one, alone (`options["reset_mask"]`) or with all others.
     Those that had completed their step keep its state; its results are not returned.
+
+    It takes the place of `gymnasium.vector.AsyncVectorEnv`, whose arguments and methods it has, `reset_async` to
+    `call_wait` included.
     """
 
     single_observation_space: Space[Any]
@@ -58,34 +63,68 @@ class AsyncioVectorEnv(Attributes[ObsT, ActT], Generic[ObsT, ActT]):
     def __init__(
         self,
         env_fns: Sequence[Callable[[], Env[Any, Any]]],
-        *,
-        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        shared_memory: bool = True,
+        copy: bool = True,
+        context: str | None = None,
+        daemon: bool = True,
+        worker: object = None,
         observation_mode: ObservationMode = "same",
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         max_concurrency: int | None = None,
+        *,
         render_mode: str | None = None,
         loop: LoopThread | None = None,
+        background_resets: bool | None = None,
     ) -> None:
-        """`max_concurrency`: at most so many environments' coroutines at once. `render_mode`: what they all have.
+        """Construct the environments.
+
+        Args:
+            env_fns: What constructs each of them.
+            shared_memory, context, daemon: Without effect: they say how `AsyncVectorEnv` is to use processes.
+            copy: False: observations of every call are in the same arrays, which the next call overwrites.
+            worker: Refused: it is code for a process.
+            observation_mode: "same", "different", or a tuple (batched space, single space).
+            autoreset_mode: What happens to ended episodes; a `gymnasium.vector.AutoresetMode` or its value.
+            max_concurrency: At most so many environments' coroutines at once.
+            render_mode: What they all have.
+            loop: The thread for the synchronous face.
+            background_resets: In NEXT_STEP, reset an `AsyncEnv` from the moment its episode has ended, so that the
+                step after that only waits for what is left. Results are those without, errors included, which are
+                raised by that step. But what is read, set or rendered between two steps is in the next episode
+                already, which is why None means: if there is no render mode. And an explicit reset that has a seed
+                or options undoes the one in the background: environments that count their resets see one more.
 
         Raises:
-            ValueError: no environments, an unknown mode, or a `max_concurrency` below 1.
+            ValueError: no environments, an unknown mode, a `worker`, or a `max_concurrency` below 1.
             RuntimeError: the environments' spaces do not go together.
         """
-        if max_concurrency is not None and max_concurrency < 1:
-            raise ValueError(f"max_concurrency must be at least 1, or None for no limit, got {max_concurrency}")
+        if worker is not None:
+            raise ValueError(
+                "worker is code to run in AsyncVectorEnv's processes, and there are none here: leave it out, and put "
+                "what it does to an environment into a wrapper in env_fns"
+            )
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        super().__init__(Members(env_fns), thread=loop, max_concurrency=max_concurrency)
-        self.envs = self._members.envs
-        self._init_spaces(observation_mode)
-        self.render_mode = self._members.render_mode(render_mode)
-        self.metadata = {**self.envs[0].metadata, "autoreset_mode": self.autoreset_mode}
+        super().__init__(Members(env_fns), thread=loop, max_concurrency=_at_least_one(max_concurrency))
+        with self._members.closing_on_error():
+            self.num_envs = len(self._members.envs)
+            self._init_spaces(observation_mode)
+            self.render_mode = self._members.render_mode(render_mode)
+        self.metadata = {**self._members.envs[0].metadata, "autoreset_mode": self.autoreset_mode}
         self._episodes = Episodes(self.num_envs, self.autoreset_mode)
+        self._batch = Batch(self.single_observation_space, self.num_envs, copy=copy)
+        self._resets_ahead = (self.render_mode is None) if background_resets is None else background_resets
 
     def _init_spaces(self, mode: ObservationMode) -> None:
-        self.num_envs = len(self.envs)
-        self.single_action_space = self.envs[0].action_space
+        envs = self._members.envs
+        self.single_action_space = envs[0].action_space
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self.observation_space, self.single_observation_space = observation_spaces(self.envs, mode)
+        self.observation_space, self.single_observation_space = observation_spaces(envs, mode)
+
+    @cached_property
+    def envs(self) -> tuple[Handle, ...]:
+        """A handle for each environment; `envs[i].unwrapped` is the environment itself."""
+        hands = Hands(self._areset_row, self._astep_row, self._taking_row, self._drive)
+        return tuple(Handle(env, row, hands) for row, env in enumerate(self._members.envs))
 
     @property
     def interrupted(self) -> NDArray[np.bool_]:
@@ -104,15 +143,9 @@ class AsyncioVectorEnv(Attributes[ObsT, ActT], Generic[ObsT, ActT]):
             ResetNeeded: the mask leaves out an environment that was never reset.
             AlreadyPendingCallError, ClosedEnvironmentError: another call is in progress, or this is closed.
         """
-        self._bind(asyncio.get_running_loop())
+        self._bind_here()
         with self._taking_turns("reset"):
-            each = seeds(seed, self.num_envs)
-            rows, others = read_options(options, self.num_envs)
-            self._episodes.check_reset(rows)
-            outcome = await self._perform("reset", [self._members.reset_call(row, each[row], others) for row in rows])
-            infos = self._episodes.take_resets(outcome)
-            self._deliver(outcome, "reset")
-            return self._observations(), self._merge(infos)
+            return await self._begin_reset(seed, options)
 
     async def astep(
         self, actions: ActT
@@ -125,15 +158,9 @@ class AsyncioVectorEnv(Attributes[ObsT, ActT], Generic[ObsT, ActT]):
             AssertionError: an episode is over, and the mode is DISABLED.
             AlreadyPendingCallError, ClosedEnvironmentError: another call is in progress, or this is closed.
         """
-        self._bind(asyncio.get_running_loop())
+        self._bind_here()
         with self._taking_turns("step"):
-            each = split(self.action_space, actions, self.num_envs)
-            self._episodes.check_step()
-            outcome = await self._perform("step", self._step_calls(each))
-            taken = self._episodes.take_steps(outcome)
-            self._deliver(outcome, "step")
-            infos = self._merge(taken.infos)
-            return self._observations(), taken.rewards, taken.terminations, taken.truncations, infos
+            return await self._begin_step(actions)
 
     # The synchronous face.
 
@@ -147,15 +174,84 @@ class AsyncioVectorEnv(Attributes[ObsT, ActT], Generic[ObsT, ActT]):
         """As `astep`, from a thread other than the loop's."""
         return self._drive(self.astep(actions))
 
-    # The work.
+    # The work. What begins it checks what it is asked for, in any thread; what it gives is to be awaited on the loop.
 
-    def _step_calls(self, actions: Sequence[Any]) -> list[Call]:
+    def _begin_reset(
+        self, seed: Seeds, options: dict[str, Any] | None
+    ) -> Coroutine[Any, Any, tuple[ObsT, dict[str, Any]]]:
+        each = seeds(seed, self.num_envs)
+        rows, others = read_options(options, self.num_envs)
+        self._episodes.check_reset(rows)
+        return self._reset_rows(rows, each, others)
+
+    async def _reset_rows(
+        self, rows: Sequence[int], each: Sequence[int | None] | Mapping[int, int | None], options: dict[str, Any] | None
+    ) -> tuple[ObsT, dict[str, Any]]:
+        await self._before_reset()
+        infos = await self._reset(rows, each, options)
+        return self._observations(), self._merge(infos)
+
+    async def _before_reset(self) -> None:
+        """What subclasses have to do before a reset."""
+
+    async def _reset(
+        self, rows: Sequence[int], each: Sequence[int | None] | Mapping[int, int | None], options: dict[str, Any] | None
+    ) -> list[Entry]:
+        outcome = await self._perform("reset", [self._members.reset_call(row, each[row], options) for row in rows])
+        infos = self._episodes.take_resets(outcome)
+        self._deliver(outcome, "reset")
+        return infos
+
+    def _begin_step(self, actions: ActT) -> Coroutine[Any, Any, Stepped[ObsT]]:
+        each = split(self.action_space, actions, self.num_envs)
+        self._episodes.check_step()
+        return self._step(each)
+
+    async def _step(self, actions: Sequence[Any]) -> Stepped[ObsT]:
         mode, over = self.autoreset_mode, self._episodes.over
         step_call = self._members.step_call
-        return [step_call(row, action, mode=mode, over=over[row]) for row, action in enumerate(actions)]
+        calls = [step_call(row, action, mode=mode, over=over[row]) for row, action in enumerate(actions)]
+        outcome = await self._perform("step", calls)
+        taken = self._episodes.take_steps(outcome)
+        if outcome.cancelled is None and taken.ended and self._resets_ahead and self._closer is None:
+            self._reset_ahead(taken.ended)
+        self._deliver(outcome, "step")
+        infos = self._merge(taken.infos)
+        return self._observations(), taken.rewards, taken.terminations, taken.truncations, infos
+
+    def _reset_ahead(self, rows: Sequence[int]) -> None:
+        """Start the resets that the next step would begin with."""
+        self._episodes.keep_observations(rows)
+        self._members.reset_ahead(rows, self._limit)
+
+    async def _areset_row(
+        self, row: int, seed: int | None, options: dict[str, Any] | None
+    ) -> tuple[Any, dict[str, Any]]:
+        self._bind_here()
+        with self._taking_row(row, "reset"):
+            ((_, info),) = await self._reset([row], {row: seed}, options)
+            # Kept for masked resets of others, while the caller may change what is returned.
+            return deepcopy(self._episodes.observations[row]), info
+
+    async def _astep_row(self, row: int, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._bind_here()
+        with self._taking_row(row, "step"):
+            self._episodes.check_own_step(row)
+            call = self._members.step_call(row, action, mode=AutoresetMode.DISABLED, over=False)
+            outcome = await self._perform("step", [call])
+            self._episodes.take_own_step(row, outcome)
+            self._deliver(outcome, "step")
+            observation, reward, terminated, truncated, info = outcome.results[row]
+            return observation, float(reward), bool(terminated), bool(truncated), info
 
     def _observations(self) -> Any:
-        return batch_observations(self.single_observation_space, self._episodes.observations)
+        return self._batch(self._episodes.observations)
 
     def _merge(self, infos: Sequence[Entry]) -> dict[str, Any]:
         return merge_infos(infos, num_envs=self.num_envs, add_info=self._add_info)
+
+
+def _at_least_one(max_concurrency: int | None) -> int | None:
+    if max_concurrency is not None and not max_concurrency >= 1:
+        raise ValueError(f"max_concurrency must be at least 1, or None for no limit, got {max_concurrency}")
+    return max_concurrency

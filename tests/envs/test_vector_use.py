@@ -30,7 +30,7 @@ async def test_second_call_is_refused() -> None:
         call = asyncio.create_task(vec.astep(("a", "b")))
         await gate.filled()
         for other in (vec.astep(("c", "d")), vec.areset()):
-            with pytest.raises(AlreadyPendingCallError, match="a call of `step` is in progress") as caught:
+            with pytest.raises(AlreadyPendingCallError, match="a pending call to `step` to complete") as caught:
                 await other
             assert "step" == caught.value.name
         for direct in (vec.render, partial(vec.get_attr, "steps"), partial(vec.set_attr, "steps", 1)):
@@ -141,7 +141,7 @@ def test_close_repeats_well_and_leaves_no_thread() -> None:
     vec.close()
     vec.close()
     assert vec.closed
-    assert [1, 1] == [env.closed for env in vec.envs]  # type: ignore[attr-defined]
+    assert [1, 1] == [env.unwrapped.closed for env in vec.envs]  # type: ignore[attr-defined]
     assert before == set(threading.enumerate())
 
 
@@ -153,7 +153,7 @@ async def test_aclose_repeats_well() -> None:
     await asyncio.gather(vec.aclose(), vec.aclose())
     await vec.aclose()
     vec.close()
-    assert [1, 1] == [env.closed for env in vec.envs]  # type: ignore[attr-defined]
+    assert [1, 1] == [env.unwrapped.closed for env in vec.envs]  # type: ignore[attr-defined]
     for thread in set(threading.enumerate()) - before:
         # The worker thread has been told to end, but an event loop does not wait for it.
         thread.join(20)
@@ -164,7 +164,7 @@ def test_close_without_use() -> None:
     """An environment that was never reset is closed all the same."""
     vec: AsyncioVectorEnv[Any, Any] = AsyncioVectorEnv([Wanderer, AsyncWanderer])
     vec.close()
-    assert [1, 1] == [env.closed for env in vec.envs]  # type: ignore[attr-defined]
+    assert [1, 1] == [env.unwrapped.closed for env in vec.envs]  # type: ignore[attr-defined]
 
 
 def test_close_after_the_callers_loop_has_ended() -> None:
@@ -172,7 +172,7 @@ def test_close_after_the_callers_loop_has_ended() -> None:
     vec: AsyncioVectorEnv[Any, Any] = AsyncioVectorEnv([Wanderer, AsyncWanderer])
     asyncio.run(vec.areset())
     vec.close()
-    assert [1, 1] == [env.closed for env in vec.envs]  # type: ignore[attr-defined]
+    assert [1, 1] == [env.unwrapped.closed for env in vec.envs]  # type: ignore[attr-defined]
 
 
 async def test_use_after_close() -> None:
@@ -202,12 +202,12 @@ async def test_every_environment_is_closed_though_some_fail() -> None:
 
     vec = scripted(3)
     await vec.areset()
-    vec.envs[1].aclose = fail  # type: ignore[attr-defined]
+    vec.envs[1].unwrapped.aclose = fail  # type: ignore[attr-defined]
     with pytest.raises(OSError, match="stuck") as caught:
         await vec.aclose()
     assert ["raised by env 1 in close"] == caught.value.__notes__
     assert vec.closed
-    assert [["closed"], [], ["closed"]] == [env.ended for env in vec.envs]  # type: ignore[attr-defined]
+    assert [["closed"], [], ["closed"]] == [env.unwrapped.ended for env in vec.envs]  # type: ignore[attr-defined]
 
 
 async def test_aclose_cancels_the_call_in_progress() -> None:
@@ -221,7 +221,7 @@ async def test_aclose_cancels_the_call_in_progress() -> None:
     assert 2 == gate.cancelled
     with pytest.raises(ClosedEnvironmentError, match="was closed while a call of `step` was in progress"):
         await call
-    assert [["closed"], ["closed"]] == [env.ended for env in vec.envs]  # type: ignore[attr-defined]
+    assert [["closed"], ["closed"]] == [env.unwrapped.ended for env in vec.envs]  # type: ignore[attr-defined]
 
 
 async def test_cancelled_aclose_closes_all_the_same() -> None:

@@ -258,6 +258,7 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
                 outcome.cancel()
             await over.wait()
             over.clear()
+        self._turn_over = None
         await self._members.background.close()
 
     def _take_over(self) -> bool:

@@ -68,17 +68,24 @@ def _two_spaces(mode: tuple[Any, ...]) -> tuple[Space[Any], Space[Any]]:
 
 
 def _check_spaces(index: int, env: Env[Any, Any], single: Space[Any], action_space: Space[Any], *, exact: bool) -> None:
-    if exact and env.observation_space != single:
+    space = env.observation_space
+    if exact and space != single:
         raise RuntimeError(
-            f"env {index} has observation space {env.observation_space}, which is not {single}; if this is intended, "
+            f"env {index} has observation space {space}, which is not {single}; if this is intended, "
             "use observation_mode='different'"
         )
-    if not is_space_dtype_shape_equiv(env.observation_space, single):
-        raise RuntimeError(
-            f"env {index} has observation space {env.observation_space}, which differs in shape or dtype from {single}"
-        )
+    if not exact and not _have_same_arrays(space, single):
+        raise RuntimeError(f"env {index} has observation space {space}, which differs in shape or dtype from {single}")
     if env.action_space != action_space:
         raise RuntimeError(f"env {index} has action space {env.action_space}, env 0 has {action_space}")
+
+
+def _have_same_arrays(space: Space[Any], other: Space[Any]) -> bool:
+    try:
+        return bool(is_space_dtype_shape_equiv(space, other))
+    except NotImplementedError:
+        # A custom space, of which gymnasium knows no arrays.
+        return type(space) is type(other)
 
 
 def seeds(seed: Seeds, num_envs: int) -> list[int | None]:

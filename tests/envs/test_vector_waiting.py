@@ -30,18 +30,26 @@ class Held:
     """Keeps environments in a step until a test's thread lets them go."""
 
     def __init__(self) -> None:
-        self.go_on = threading.Event()
         self.begun = threading.Event()
         self.cancelled = 0
+        self._inside: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._opened = False
 
     async def __call__(self, *_: Any) -> None:
+        go_on = asyncio.Event()
+        self._inside.append((asyncio.get_running_loop(), go_on))
         self.begun.set()
         try:
-            while not self.go_on.is_set():
-                await asyncio.sleep(0.001)
+            if not self._opened:
+                await go_on.wait()
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+
+    def open(self) -> None:
+        self._opened = True
+        for loop, go_on in self._inside:
+            loop.call_soon_threadsafe(go_on.set)
 
 
 def play_in_halves(vec: Any, mode: str) -> list[Any]:
@@ -74,7 +82,7 @@ async def test_the_caller_goes_on_meanwhile() -> None:
     vec.reset()
     vec.step_async(("a", "b"))
     assert await asyncio.to_thread(held.begun.wait, 20)
-    held.go_on.set()
+    held.open()
     assert ("step 1 a", "step 1 b") == vec.step_wait(timeout=20)[0]
     vec.close()
 
@@ -160,7 +168,7 @@ def test_timeout_loses_nothing() -> None:
             vec.step_wait(timeout=0.01)
         assert isinstance(caught.value, multiprocessing.TimeoutError)
         assert isinstance(caught.value, TimeoutError)
-    held.go_on.set()
+    held.open()
     assert ("step 1 a", "step 1 b") == vec.step_wait()[0]
     assert ("step 2 c", "step 2 d") == vec.step(("c", "d"))[0]
     vec.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -49,6 +48,11 @@ class Resets:
 async def settle() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+def unretrieved(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What asyncio says of failures that nobody looked at."""
+    return [text for text in caplog.messages if "never retrieved" in text or "was destroyed" in text]
 
 
 def background_tasks() -> list[str]:
@@ -152,7 +156,7 @@ async def test_a_failed_reset_is_superseded_by_an_explicit_one(caplog: pytest.Lo
         vec.envs[0].unwrapped.on_reset = None  # type: ignore[attr-defined]
         assert ("reset 2",) == (await vec.areset())[0]
     gc.collect()
-    assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not unretrieved(caplog)
 
 
 async def test_an_explicit_reset_takes_over_the_one_under_way() -> None:
@@ -311,7 +315,7 @@ async def test_closing_ends_it(turns: int, fails: bool, caplog: pytest.LogCaptur
     with pytest.raises(ClosedEnvironmentError):
         await vec.astep(("go", "go"))
     gc.collect()
-    assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not unretrieved(caplog)
 
 
 def test_closing_after_the_callers_loop_has_ended() -> None:

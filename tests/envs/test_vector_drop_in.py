@@ -201,9 +201,6 @@ WRAPPERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "TransformObservation": (partial(wrappers.TransformObservation, func=_twice), "box"),
     "TransformAction": (partial(wrappers.TransformAction, func=_twice), "box"),
     "VectorizeTransformReward": (_doubled, "text"),
-        partial(wrappers.VectorizeTransformReward, wrapper=gymnasium.wrappers.TransformReward, func=_twice),
-        "text",
-    ),
     "FilterObservation": (partial(wrappers.FilterObservation, filter_keys=["place"]), "dict"),
     "DictInfoToList": (wrappers.DictInfoToList, "text"),
 }

@@ -30,6 +30,8 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         loop: The thread for `reset` and `step`; by default one of its own.
         prove_every: Every so many episodes, a restored sandbox is compared with a new one, and replaced if it differs;
             0: never. `env.runtime` has the pool, whose `stats()` count the proofs.
+        background_resets: In NEXT_STEP, whether an episode that has ended is followed by the next one's reset at once,
+            so that the next step need not wait for it; None: unless there is a render mode. See `AsyncioVectorEnv`.
 
     Raises:
         ValueError, UnknownTask, TaskFileError: An argument is wrong; says which and what is allowed.
@@ -51,6 +53,7 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         progress: ImageProgress | None = None,
         loop: LoopThread | None = None,
         prove_every: int = PROVE_EVERY,
+        background_resets: bool | None = None,
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
@@ -73,6 +76,7 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
             autoreset_mode=autoreset_mode,
             render_mode=render_mode,
             loop=loop,
+            background_resets=background_resets,
         )
         self._warm = False
 

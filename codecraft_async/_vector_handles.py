@@ -10,6 +10,8 @@ from typing import Any
 import gymnasium
 from gymnasium import Env
 
+from codecraft_async._vector_members import Members
+
 __all__ = ["Handle", "Hands"]
 
 
@@ -40,11 +42,21 @@ class Handle(gymnasium.Wrapper[Any, Any, Any, Any]):
     The vector environment closes its environments; `close` of a handle does nothing.
     """
 
-    def __init__(self, env: Env[Any, Any], row: int, hands: Hands) -> None:
-        super().__init__(env)
-        self._cached_spec = env.spec  # not with this added: a handle cannot be made from a spec
+    def __init__(self, members: Members, row: int, hands: Hands) -> None:
+        self._members = members
         self._row = row
         self._hands = hands
+        super().__init__(self.env)
+        self._cached_spec = self.env.spec  # not with this added: a handle cannot be made from a spec
+
+    @property
+    def env(self) -> Env[Any, Any]:
+        """The environment itself, in the wrappers that it was constructed in; another may take its place."""
+        return self._members.envs[self._row]
+
+    @env.setter
+    def env(self, env: Env[Any, Any]) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._members.replace(self._row, env)
 
     async def areset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -37,7 +37,12 @@ class Members:
     def __init__(self, env_fns: Sequence[Callable[[], Env[Any, Any]]]) -> None:
         self.envs = _construct(env_fns)
         self.background = BackgroundResets()
-        self._async_envs = [env if isinstance(env, AsyncEnv) else None for env in self.envs]
+        self._async_envs = [_as_async(env) for env in self.envs]
+
+    def replace(self, row: int, env: Env[Any, Any]) -> None:
+        """Put `env` in the place of environment `row`, which is the caller's from then on."""
+        self.envs[row] = env
+        self._async_envs[row] = _as_async(env)
 
     def render_mode(self, asked: str | None) -> str | None:
         """The first environment's render mode, or `asked`.
@@ -115,6 +120,10 @@ def _construct(env_fns: Sequence[Callable[[], Env[Any, Any]]]) -> list[Env[Any, 
     if not envs:
         raise ValueError("env_fns is empty: a vector environment needs at least one environment")
     return envs
+
+
+def _as_async(env: Env[Any, Any]) -> AsyncEnv | None:
+    return env if isinstance(env, AsyncEnv) else None
 
 
 def _close(envs: Sequence[Env[Any, Any]]) -> None:

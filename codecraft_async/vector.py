@@ -124,7 +124,7 @@ class AsyncioVectorEnv(Waiting[ObsT, ActT], Generic[ObsT, ActT]):
     def envs(self) -> tuple[Handle, ...]:
         """A handle for each environment; `envs[i].unwrapped` is the environment itself."""
         hands = Hands(self._areset_row, self._astep_row, self._taking_row, self._drive)
-        return tuple(Handle(env, row, hands) for row, env in enumerate(self._members.envs))
+        return tuple(Handle(self._members, row, hands) for row in range(self.num_envs))
 
     @property
     def interrupted(self) -> NDArray[np.bool_]:

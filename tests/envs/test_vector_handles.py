@@ -255,6 +255,19 @@ async def test_closing_a_handle_closes_nothing() -> None:
     assert [["closed"], ["closed"]] == [env.unwrapped.ended for env in vec.envs]  # type: ignore[attr-defined]
 
 
+async def test_another_environment_in_the_place_of_one() -> None:
+    """A handle stands for a place: what is put there is what the calls of all use from then on."""
+    async with AsyncioVectorEnv[Any, Any]([Wanderer] * 2) as vec:
+        await vec.areset(seed=1)
+        replaced, other = vec.envs[1].unwrapped, AsyncWanderer()
+        vec.envs[1].env = other
+        assert other is vec.envs[1].unwrapped
+        await vec.envs[1].areset(seed=2)
+        await vec.astep(("a", "b"))
+        assert ([], ["b"]) == (replaced.actions, other.actions)  # type: ignore[attr-defined]
+        replaced.close()
+
+
 def test_synchronous_handle_in_the_loops_own_thread() -> None:
     """There, waiting would block the loop for ever: it raises, and the asynchronous one works."""
     with LoopThread() as thread:

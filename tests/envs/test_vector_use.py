@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import gc
+import inspect
 import subprocess
 import sys
 import threading
@@ -92,6 +94,34 @@ async def test_synchronous_face_beside_a_running_loop() -> None:
     assert ("reset 1",) * 2 == vec.reset()[0]
     assert ("step 1 a", "step 1 b") == vec.step(("a", "b"))[0]
     vec.close()
+
+
+NOTEBOOK = [
+    "vec = scripted(2)",
+    "observations, info = vec.reset(seed=1)",
+    "observations, *_ = vec.step(('end', 'b'))",
+    "handle = vec.envs[1]; alone, *_ = handle.step('c')",
+    "vec.step_async(('d', 'e')); observations, *_ = vec.step_wait(timeout=20)",
+    "steps = vec.get_attr('steps')",
+    "vec.close()",
+    "other = scripted(2)",
+    "await other.areset()",
+    "awaited, *_ = await other.astep(('f', 'g'))",
+    "await other.aclose()",
+]
+
+
+async def test_cells_of_a_notebook() -> None:
+    """Cells that a running loop executes one after the other, as a notebook's kernel does, can use either face."""
+    names: dict[str, Any] = {"scripted": scripted}
+    for cell in NOTEBOOK:
+        compiled = compile(cell, "<cell>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        done = eval(compiled, names)  # which gives a coroutine for a cell that awaits
+        if inspect.isawaitable(done):
+            await done
+    assert ("reset 2", "step 3 e") == names["observations"]
+    assert ("step 2 c", (0, 3)) == (names["alone"], names["steps"])
+    assert ("step 1 f", "step 1 g") == names["awaited"]
 
 
 def test_synchronous_face_in_its_own_loop_thread() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
@@ -13,7 +13,7 @@ import numpy as np
 from codecraft_async._vector_round import Call, wait_for
 from codecraft_async._vector_turns import Turns
 
-__all__ = ["Attributes"]
+__all__ = ["Attributes", "discard_unstarted"]
 
 ObsT = TypeVar("ObsT")
 ActT = TypeVar("ActT")
@@ -34,12 +34,16 @@ class Attributes(Turns[ObsT, ActT], Generic[ObsT, ActT]):
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Each environment's attribute `name`, called with the arguments if it is callable.
 
-        The calls are made in this thread, in order; coroutines that they return are then run concurrently.
+        The calls are made in this thread, in order; coroutines that they return are then run concurrently, unless an
+        event loop of the caller's is in use: there, `acall` does it.
         """
         with self._touching("call"):
             results = [self._call_one(row, name, args, kwargs) for row in range(self.num_envs)]
             if any(map(inspect.isawaitable, results)):
-                results = self._drive(self._await_each(name, results))
+                try:
+                    results = self._drive(self._await_each(name, results))
+                finally:
+                    discard_unstarted(results)
             return tuple(results)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
@@ -97,3 +101,10 @@ class Attributes(Turns[ObsT, ActT], Generic[ObsT, ActT]):
         outcome = await self._perform(name, [Call(row, partial(wait_for, results[row]), True) for row in rows])
         self._deliver(outcome, name)
         return [outcome.results.get(row, result) for row, result in enumerate(results)]
+
+
+def discard_unstarted(results: Iterable[Any]) -> None:
+    """Close the coroutines among `results` that nothing will ever start."""
+    for result in results:
+        if inspect.iscoroutine(result) and inspect.getcoroutinestate(result) == inspect.CORO_CREATED:
+            result.close()

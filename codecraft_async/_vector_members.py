@@ -21,7 +21,8 @@ __all__ = ["AsyncEnv", "Members"]
 class AsyncEnv(Protocol):
     """What an environment offers, beside gymnasium's own methods, to be stepped concurrently with others.
 
-    If it has `async def aclose()` as well, that is what closes it, in place of `close()`.
+    Either may be cancelled wherever it waits; what it is to be able to do after that is to be reset, or closed. If it
+    has `async def aclose()` as well, that is what closes it, in place of `close()`.
     """
 
     async def areset(

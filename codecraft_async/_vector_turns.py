@@ -83,6 +83,12 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close_extras(self, timeout: float | None = CLOSE_S, terminate: bool = False) -> None:
         """As `aclose`, from a thread other than the loop's, and within `timeout` seconds; `close` calls this.
 
@@ -145,7 +151,7 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
         if self._thread is None or self._bound not in (None, self._thread.loop):
             raise RuntimeError(
                 f"{type(self).__name__} is in use on an event loop of the caller's, {self._bound!r}: await areset, "
-                "astep and aclose there instead of calling reset, step and close"
+                "astep, acall and aclose there instead of calling reset, step, call and close"
             )
         return self._thread
 

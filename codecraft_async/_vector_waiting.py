@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import multiprocessing
 import threading
 from collections.abc import Coroutine
@@ -16,7 +15,7 @@ from gymnasium.vector.async_vector_env import AsyncState
 from numpy.typing import NDArray
 
 from codecraft_async._loop import LoopThread, Started
-from codecraft_async._vector_attributes import Attributes
+from codecraft_async._vector_attributes import Attributes, discard_unstarted
 from codecraft_async._vector_batch import Seeds
 from codecraft_async._vector_members import Members
 from codecraft_async._vector_round import Call
@@ -149,8 +148,7 @@ class Waiting(Attributes[ObsT, ActT], Generic[ObsT, ActT]):
         try:
             self._deliver(outcome, "call")
         except BaseException:
-            for result in filter(inspect.iscoroutine, outcome.results.values()):
-                result.close()
+            discard_unstarted(outcome.results.values())
             raise
         return tuple(await self._await_each("call", [outcome.results[row] for row in rows]))
 

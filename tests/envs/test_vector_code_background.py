@@ -145,6 +145,19 @@ async def test_a_sandbox_lost_during_a_background_reset() -> None:
     await env.aclose()
 
 
+def test_calls_in_halves_start_the_sandboxes_too() -> None:
+    """`reset_async` comes back at once; what it started has the sandboxes made, and the episodes begun."""
+    launcher = FakeLauncher(play)
+    with vector(launcher, 3, *TASKS) as env:
+        env.reset_async(seed=1)
+        assert [True] * 3 == [text.startswith("The answer") for text in env.reset_wait(timeout=60)[0]]
+        env.step_async(("ls", "submit", "ls"))
+        texts, _, terminations, _, _ = env.step_wait(timeout=60)
+        assert ("file-0\n", "file-2\n") == (texts[0], texts[2])
+        assert [False, True, False] == terminations.tolist()
+    assert all(sandbox.lost is not None for sandbox in launcher.sandboxes)
+
+
 class _Rotating:
     """Gives the tasks in turn to whoever asks."""
 

@@ -190,6 +190,24 @@ async def test_aclose_repeats_well() -> None:
     assert before == set(threading.enumerate())
 
 
+def test_with_statement() -> None:
+    """A `with` block closes it, also when what is in it raises."""
+    with pytest.raises(KeyError), scripted(2) as vec:
+        vec.reset()
+        raise KeyError
+    assert vec.closed
+    assert [["closed"], ["closed"]] == [env.unwrapped.ended for env in vec.envs]  # type: ignore[attr-defined]
+
+
+async def test_call_of_coroutines_on_the_callers_loop() -> None:
+    """There `call` cannot wait for coroutines: it says so, leaves none unawaited, and `acall` does it."""
+    async with scripted(2) as vec:
+        await vec.areset()
+        with pytest.raises(RuntimeError, match="await areset, astep, acall and aclose there"):
+            vec.call("astep", "x")
+        assert ["step 1 x"] * 2 == [result[0] for result in await vec.acall("astep", "x")]
+
+
 def test_close_without_use() -> None:
     """An environment that was never reset is closed all the same."""
     vec: AsyncioVectorEnv[Any, Any] = AsyncioVectorEnv([Wanderer, AsyncWanderer])

@@ -261,6 +261,26 @@ async def test_a_cancelled_step_cuts_off_the_reset_it_waited_for() -> None:
         assert ("reset 2", "step 2 go") == (await vec.areset(options={"reset_mask": vec.interrupted}))[0]
 
 
+async def test_a_cancelled_step_begins_none() -> None:
+    """An episode that a cancelled step ended is reset by the next step, and nothing goes on in between."""
+    gate = Gate(1)
+
+    async def step(env: Scripted, action: str) -> None:
+        if action == "wait":
+            await gate()
+
+    async with scripted(2, step=step) as vec:
+        await vec.areset()
+        call = asyncio.create_task(vec.astep(("end", "wait")))
+        await gate.filled()
+        call.cancel()
+        await asyncio.wait([call])
+        await settle()
+        assert (1, 1) == vec.get_attr("resets")
+        assert ("step 1 end", "reset 2") == (await vec.areset(options={"reset_mask": vec.interrupted}))[0]
+        assert ("reset 2", "step 1 x") == (await vec.astep(("x", "x")))[0]
+
+
 async def test_cancelled_before_its_turn_had_come() -> None:
     """Under a concurrency limit, a reset that had not begun is not cut off, and the next step has it."""
     resets = Resets()
@@ -309,7 +329,9 @@ async def test_closing_ends_it(turns: int, fails: bool, caplog: pytest.LogCaptur
         await asyncio.sleep(0)
     if fails:
         resets.gate.open.set()
+        await settle()
     await vec.aclose()
+    await settle()
     assert [] == background_tasks()
     assert [["closed"], ["closed"]] == [env.unwrapped.ended for env in vec.envs]  # type: ignore[attr-defined]
     with pytest.raises(ClosedEnvironmentError):

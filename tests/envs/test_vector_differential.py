@@ -104,7 +104,7 @@ def _kept(result: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("face", ["synchronous", "asynchronous"])
-@hypothesis.settings(max_examples=12, deadline=None, database=None, derandomize=True)
+@hypothesis.settings(max_examples=25, deadline=None, database=None, derandomize=True)
 @hypothesis.given(_sessions)
 def test_random_sessions(face: str, session: Session) -> None:
     """Observations, rewards, flags and infos are equal in every value, type, dtype and shape."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import threading
 import time
@@ -16,7 +17,6 @@ import pytest
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError
 from gymnasium.vector.async_vector_env import AsyncState
 
-from codecraft_async._loop import LoopThread
 from codecraft_async.vector import AsyncioVectorEnv, WaitTimeout
 
 from .vector_envs import MODES, Scripted, Wanderer, assert_same, factories, oracle, plays, scripted
@@ -259,21 +259,47 @@ def test_close_cuts_off_what_was_started() -> None:
     assert 2 == held.cancelled
 
 
-def test_started_but_not_begun_when_closing() -> None:
-    """A step whose thread has not come to it when all is closed never begins."""
-    with LoopThread() as thread:
-        vec = scripted(2, loop=thread)
-        vec.reset()
+class ClosedOnTheWay(AsyncioVectorEnv[Any, Any]):
+    """Is being closed by the time that a step, which was accepted, reaches the loop."""
 
-        hold = threading.Event()
-        thread.loop.call_soon_threadsafe(hold.wait, 20)
-        closing = thread.start(vec.aclose())
-        vec.step_async(("a", "b"))
-        hold.set()
-        assert closing.wait(20)
-        assert [0, 0] == [env.unwrapped.steps for env in vec.envs]  # type: ignore[attr-defined]
-        with pytest.raises(ClosedEnvironmentError):
-            vec.step_wait()
+    def _begin_step(self, actions: Any) -> Any:
+        work = super()._begin_step(actions)
+        thread = self._loop_thread()
+        self.closing = thread.start(self.aclose())
+        for _ in range(5):
+            thread.run(asyncio.sleep(0))
+        return work
+
+
+def test_started_but_not_begun_when_closing() -> None:
+    """A step whose thread comes to it when all is being closed never begins."""
+    vec = ClosedOnTheWay([Scripted] * 2)
+    vec.reset()
+    vec.step_async(("a", "b"))
+    assert vec.closing.wait(20)
+    assert [0, 0] == [env.unwrapped.steps for env in vec.envs]  # type: ignore[attr-defined]
+    with pytest.raises(ClosedEnvironmentError):
+        vec.step_wait()
+    vec.close()
+
+
+def test_a_failure_that_nobody_came_back_for(caplog: pytest.LogCaptureFixture) -> None:
+    """Closing makes it moot; asyncio does not report it behind the user's back."""
+
+    async def fail(env: Scripted, action: str) -> None:
+        raise ValueError(action)
+
+    vec = scripted(1, step=fail)
+    vec.reset()
+    vec.step_async(("a",))
+    started = vec._started  # pyright: ignore[reportPrivateUsage]
+    assert started is not None
+    assert started.wait(20)
+    del started
+    vec.close()
+    del vec
+    gc.collect()
+    assert not [text for text in caplog.messages if "never retrieved" in text]
 
 
 async def test_call_async_runs_coroutines_and_functions() -> None:

@@ -55,12 +55,12 @@ class BackgroundResets:
             await asyncio.wait(tasks)
 
     async def close(self) -> None:
-        """End and forget all resets. Those of a loop that has ended have ended with it."""
+        """End and forget all resets, and their failures. Those of a loop that has ended have ended with it."""
         resets, self._resets = self._resets, {}
         loop = asyncio.get_running_loop()
         tasks = [reset.task for reset in resets.values() if reset.task.get_loop() is loop]
         for task in tasks:
-            task.cancel()
+            task.cancel()  # which has asyncio report no failure of one that has ended
         if tasks:
             await finish(asyncio.wait(tasks))
 
@@ -88,7 +88,6 @@ class _Reset:
         self._state = None if self._generator is None else self._generator.bit_generator.state
         loop = asyncio.get_running_loop()
         self.task = loop.create_task(_run(call, limit), name=f"background reset of env {call.row}")
-        self.task.add_done_callback(_retrieve)
 
     @property
     def failed(self) -> bool:
@@ -106,9 +105,3 @@ class _Reset:
 
 async def _run(call: Call, limit: Limit | None) -> Any:
     return await (call.function() if limit is None else limit.run(call))
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Keep asyncio from reporting a failure that nobody looked at: an explicit reset, or closing, made it moot."""
-    if not task.cancelled():
-        task.exception()

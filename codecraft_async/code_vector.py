@@ -32,6 +32,7 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
             0: never. `env.runtime` has the pool, whose `stats()` count the proofs.
         background_resets: In NEXT_STEP, whether an episode that has ended is followed by the next one's reset at once,
             so that the next step need not wait for it; None: unless there is a render mode. See `AsyncioVectorEnv`.
+        batch_size: How many results `recv` delivers unless it is told otherwise; None: those of all.
 
     Raises:
         ValueError, UnknownTask, TaskFileError: An argument is wrong; says which and what is allowed.
@@ -54,6 +55,7 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         loop: LoopThread | None = None,
         prove_every: int = PROVE_EVERY,
         background_resets: bool | None = None,
+        batch_size: int | None = None,
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
@@ -77,6 +79,7 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
             render_mode=render_mode,
             loop=loop,
             background_resets=background_resets,
+            batch_size=batch_size,
         )
         self._warm = False
 

@@ -27,6 +27,8 @@ from codecraft_async._vector_episodes import Episodes
 from codecraft_async._vector_handles import Handle, Hands
 from codecraft_async._vector_info import Entry, merge_infos
 from codecraft_async._vector_members import AsyncEnv, Members
+from codecraft_async._vector_ready import FirstReady
+from codecraft_async._vector_ready_asked import Ids
 from codecraft_async._vector_turns import CLOSE_S
 from codecraft_async._vector_waiting import Stepped, Waiting, WaitTimeout
 
@@ -36,7 +38,7 @@ ObsT = TypeVar("ObsT")
 ActT = TypeVar("ActT")
 
 
-class AsyncioVectorEnv(Waiting[ObsT, ActT], Generic[ObsT, ActT]):
+class AsyncioVectorEnv(FirstReady[ObsT, ActT], Waiting[ObsT, ActT], Generic[ObsT, ActT]):
     """Steps `AsyncEnv`s concurrently on one event loop, and any other environment in order in one worker thread.
 
     It has two faces with the same results. `areset`, `astep` and `aclose` run on the caller's own event loop;
@@ -50,6 +52,9 @@ class AsyncioVectorEnv(Waiting[ObsT, ActT], Generic[ObsT, ActT]):
     cancelled and waited for first. Either way `interrupted` says which environments need a reset, and stepping
     raises `gymnasium.error.ResetNeeded` until they have had one, alone (`options["reset_mask"]`) or with all others.
     Those that had completed their step keep its state; its results are not returned.
+
+    Where environments differ in pace, `async_reset`, `send` and `recv` step each at its own, and deliver whichever are
+    ready first; environments without coroutines then have threads of their own.
 
     It takes the place of `gymnasium.vector.AsyncVectorEnv`, whose arguments and methods it has, `reset_async` to
     `call_wait` included.
@@ -75,6 +80,7 @@ class AsyncioVectorEnv(Waiting[ObsT, ActT], Generic[ObsT, ActT]):
         render_mode: str | None = None,
         loop: LoopThread | None = None,
         background_resets: bool | None = None,
+        batch_size: int | None = None,
     ) -> None:
         """Construct the environments.
 
@@ -93,9 +99,11 @@ class AsyncioVectorEnv(Waiting[ObsT, ActT], Generic[ObsT, ActT]):
                 raised by that step. But what is read, set or rendered between two steps is in the next episode
                 already, which is why None means: if there is no render mode. And an explicit reset that has a seed
                 or options undoes the one in the background: environments that count their resets see one more.
+            batch_size: How many results `recv` delivers unless it is told otherwise; by default those of all.
 
         Raises:
-            ValueError: no environments, an unknown mode, a `worker`, or a `max_concurrency` below 1.
+            ValueError: no environments, an unknown mode, a `worker`, a `max_concurrency` below 1, or a
+                `batch_size` that is not from 1 to their number.
             RuntimeError: the environments' spaces do not go together.
         """
         if worker is not None:
@@ -107,6 +115,7 @@ class AsyncioVectorEnv(Waiting[ObsT, ActT], Generic[ObsT, ActT]):
         super().__init__(Members(env_fns), thread=loop, max_concurrency=_at_least_one(max_concurrency))
         with self._members.closing_on_error():
             self.num_envs = len(self._members.envs)
+            self._init_first_ready(batch_size)
             self._init_spaces(observation_mode)
             self.render_mode = self._members.render_mode(render_mode)
         self.metadata = {**self._members.envs[0].metadata, "autoreset_mode": self.autoreset_mode}
@@ -147,10 +156,10 @@ class AsyncioVectorEnv(Waiting[ObsT, ActT], Generic[ObsT, ActT]):
         with self._taking_turns("reset"):
             return await self._begin_reset(seed, options)
 
-    async def astep(
-        self, actions: ActT
-    ) -> tuple[ObsT, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+    async def astep(self, actions: ActT, env_id: Ids | None = None) -> Stepped[ObsT]:
         """Step every environment with its action; what happens to ended episodes is up to `autoreset_mode`.
+
+        With `env_id` this is a `send` to these environments and an `arecv` of the first batch that is ready.
 
         Raises:
             TypeError, ValueError: one str or mapping instead of a batch, or a wrong number of actions.
@@ -158,6 +167,8 @@ class AsyncioVectorEnv(Waiting[ObsT, ActT], Generic[ObsT, ActT]):
             AssertionError: an episode is over, and the mode is DISABLED.
             AlreadyPendingCallError, ClosedEnvironmentError: another call is in progress, or this is closed.
         """
+        if env_id is not None:
+            return await self._send_and_receive(actions, env_id)
         self._bind_here()
         with self._taking_turns("step"):
             return await self._begin_step(actions)
@@ -168,11 +179,9 @@ class AsyncioVectorEnv(Waiting[ObsT, ActT], Generic[ObsT, ActT]):
         """As `areset`, from a thread other than the loop's."""
         return self._drive(self.areset(seed=seed, options=options))
 
-    def step(
-        self, actions: ActT
-    ) -> tuple[ObsT, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+    def step(self, actions: ActT, env_id: Ids | None = None) -> Stepped[ObsT]:
         """As `astep`, from a thread other than the loop's."""
-        return self._drive(self.astep(actions))
+        return self._drive(self.astep(actions, env_id))
 
     # The work. What begins it checks what it is asked for, in any thread; what it gives is to be awaited on the loop.
 

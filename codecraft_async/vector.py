@@ -23,22 +23,22 @@ from codecraft_async._vector_batch import (
     seeds,
     split,
 )
+from codecraft_async._vector_branch import Branchable, Branching
 from codecraft_async._vector_episodes import Episodes
 from codecraft_async._vector_handles import Handle, Hands
 from codecraft_async._vector_info import Entry, merge_infos
 from codecraft_async._vector_members import AsyncEnv, Members
-from codecraft_async._vector_ready import FirstReady
 from codecraft_async._vector_ready_asked import Ids
 from codecraft_async._vector_turns import CLOSE_S
 from codecraft_async._vector_waiting import Stepped, Waiting, WaitTimeout
 
-__all__ = ["CLOSE_S", "AsyncEnv", "AsyncioVectorEnv", "Handle", "WaitTimeout"]
+__all__ = ["CLOSE_S", "AsyncEnv", "AsyncioVectorEnv", "Branchable", "Handle", "WaitTimeout"]
 
 ObsT = TypeVar("ObsT")
 ActT = TypeVar("ActT")
 
 
-class AsyncioVectorEnv(FirstReady[ObsT, ActT], Waiting[ObsT, ActT], Generic[ObsT, ActT]):
+class AsyncioVectorEnv(Branching[ObsT, ActT], Waiting[ObsT, ActT], Generic[ObsT, ActT]):
     """Steps `AsyncEnv`s concurrently on one event loop, and any other environment in order in one worker thread.
 
     It has two faces with the same results. `areset`, `astep` and `aclose` run on the caller's own event loop;
@@ -54,7 +54,8 @@ class AsyncioVectorEnv(FirstReady[ObsT, ActT], Waiting[ObsT, ActT], Generic[ObsT
     Those that had completed their step keep its state; its results are not returned.
 
     Where environments differ in pace, `async_reset`, `send` and `recv` step each at its own, and deliver whichever are
-    ready first; environments without coroutines then have threads of their own.
+    ready first; environments without coroutines then have threads of their own. `branch` copies a running episode into
+    other slots.
 
     It takes the place of `gymnasium.vector.AsyncVectorEnv`, whose arguments and methods it has, `reset_async` to
     `call_wait` included.
@@ -122,6 +123,7 @@ class AsyncioVectorEnv(FirstReady[ObsT, ActT], Waiting[ObsT, ActT], Generic[ObsT
         self._episodes = Episodes(self.num_envs, self.autoreset_mode)
         self._batch = Batch(self.single_observation_space, self.num_envs, copy=copy)
         self._resets_ahead = (self.render_mode is None) if background_resets is None else background_resets
+        self._init_branching()
 
     def _init_spaces(self, mode: ObservationMode) -> None:
         envs = self._members.envs

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Coroutine
 from typing import Any, Generic, TypeVar
 
-__all__ = ["CLEAN_UP_S", "CLOSE_S", "LoopThread"]
+__all__ = ["CLEAN_UP_S", "CLOSE_S", "LoopThread", "Started"]
 
 T = TypeVar("T")
 
@@ -49,6 +49,11 @@ class LoopThread:
         """Whether `close` was called."""
         return self._core.closing
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller is in this very thread, which must not wait for itself."""
+        return self._core.thread.ident == threading.get_ident()
+
     def run(self, coro: Coroutine[Any, Any, T], *, timeout_s: float | None = None) -> T:
         """Run `coro` on the loop and return its result; for any thread but the loop's own.
 
@@ -74,6 +79,20 @@ class LoopThread:
             # An error's traceback holds this frame: without this, frame, call and error would form a cycle.
             del call
 
+    def start(self, coro: Coroutine[Any, Any, T]) -> Started[T]:
+        """Run `coro` on the loop without waiting for it; for any thread but the loop's own.
+
+        Raises:
+            RuntimeError: as `run`.
+        """
+        call = _Call(self._core, coro)
+        try:
+            self._core.submit(call)
+        except BaseException:
+            self._core.abandon(call)
+            raise
+        return Started(self._core, call)
+
     def close(self, *, timeout_s: float = CLOSE_S) -> None:
         """Cancel what still runs, let it end, and end the thread; every later call does nothing.
 
@@ -94,6 +113,31 @@ class LoopThread:
     def __repr__(self) -> str:
         state = "closed" if self.closed else "running"
         return f"<LoopThread {self._core.thread.name!r} {state}, {len(self._core.calls)} calls>"
+
+
+class Started(Generic[T]):
+    """A coroutine that `LoopThread.start` has started; it runs on whether or not anybody waits for it."""
+
+    def __init__(self, core: _Core, call: _Call[T]) -> None:
+        self._core = core
+        self._call = call
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._call not in self._core.calls
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until it has ended, at most `timeout_s` seconds; whether it has."""
+        return self._call.wait(timeout_s)
+
+    def result(self) -> T:
+        """What it returned or raised, once it is `done`; `concurrent.futures.CancelledError` if it was cancelled."""
+        return self._call.result()
+
+    def cancel(self) -> None:
+        """Cancel it, and wait up to `CLEAN_UP_S` for it to end."""
+        self._core.abandon(self._call)
 
 
 class _Core:
@@ -274,7 +318,9 @@ class _Call(Generic[T]):
         self.drop()
         self._end(None)
 
-    def _end(self, _task: asyncio.Task[T] | None) -> None:
+    def _end(self, task: asyncio.Task[T] | None) -> None:
+        if task is not None and not task.cancelled():
+            task.exception()  # retrieved: whoever started it may never ask, and that is no fault of the coroutine's
         calls = self._core.calls
         if self in calls:
             calls.remove(self)

@@ -19,7 +19,16 @@ from gymnasium.vector.utils import (
 )
 from numpy.typing import NDArray
 
-__all__ = ["ObservationMode", "Seeds", "batch_observations", "observation_spaces", "read_options", "seeds", "split"]
+__all__ = [
+    "Batch",
+    "ObservationMode",
+    "Seeds",
+    "batch_observations",
+    "observation_spaces",
+    "read_options",
+    "seeds",
+    "split",
+]
 
 # A tuple holds the batched observation space, then the single one.
 ObservationMode: TypeAlias = str | tuple[Space[Any], Space[Any]]
@@ -59,17 +68,24 @@ def _two_spaces(mode: tuple[Any, ...]) -> tuple[Space[Any], Space[Any]]:
 
 
 def _check_spaces(index: int, env: Env[Any, Any], single: Space[Any], action_space: Space[Any], *, exact: bool) -> None:
-    if exact and env.observation_space != single:
+    space = env.observation_space
+    if exact and space != single:
         raise RuntimeError(
-            f"env {index} has observation space {env.observation_space}, which is not {single}; if this is intended, "
+            f"env {index} has observation space {space}, which is not {single}; if this is intended, "
             "use observation_mode='different'"
         )
-    if not is_space_dtype_shape_equiv(env.observation_space, single):
-        raise RuntimeError(
-            f"env {index} has observation space {env.observation_space}, which differs in shape or dtype from {single}"
-        )
+    if not exact and not _have_same_arrays(space, single):
+        raise RuntimeError(f"env {index} has observation space {space}, which differs in shape or dtype from {single}")
     if env.action_space != action_space:
         raise RuntimeError(f"env {index} has action space {env.action_space}, env 0 has {action_space}")
+
+
+def _have_same_arrays(space: Space[Any], other: Space[Any]) -> bool:
+    try:
+        return bool(is_space_dtype_shape_equiv(space, other))
+    except NotImplementedError:
+        # A custom space, of which gymnasium knows no arrays.
+        return type(space) is type(other)
 
 
 def seeds(seed: Seeds, num_envs: int) -> list[int | None]:
@@ -132,6 +148,24 @@ def split(action_space: Space[Any], actions: Any, num_envs: int) -> list[Any]:
         got = len(taken) if len(taken) < num_envs else f"more than {num_envs}"
         raise ValueError(f"actions must be a batch of {num_envs} actions, one for each environment, got {got}")
     return taken
+
+
+class Batch:
+    """Makes one batch of `space`'s batched space of the observations of all environments.
+
+    With `copy` it shares no array with them nor with any other batch; without, arrays are those of the batch before.
+    """
+
+    def __init__(self, space: Space[Any], num_envs: int, *, copy: bool) -> None:
+        self._space = space
+        self._copies = copy
+        self._kept: Any = None if copy else create_empty_array(space, n=num_envs, fn=np.zeros)
+
+    def __call__(self, observations: Sequence[Any]) -> Any:
+        if self._copies or isinstance(self._space, spaces.Text):
+            return batch_observations(self._space, observations)
+        self._kept = concatenate(self._space, observations, self._kept)
+        return self._kept
 
 
 def batch_observations(space: Space[Any], observations: Sequence[Any]) -> Any:

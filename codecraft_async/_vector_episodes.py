@@ -7,6 +7,7 @@ state is right however the round ended: well, with failures, or cut off.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, cast
@@ -31,16 +32,21 @@ class Flaw(Enum):
     NEVER_RESET = "never reset"
     CUT_OFF = "cut off by a cancellation"
     FAILED = "failed"
+    ENDED = "ended by a step of its own, and autoreset is for steps of all"
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """One step's rewards (float64), flags (bool) and infos; each array of shape (num_envs,), new for each step."""
+    """One step's rewards (float64), flags (bool) and infos; each array of shape (num_envs,), new for each step.
+
+    `ended`: the environments whose episodes this step ended, and whose next step is to be a reset.
+    """
 
     rewards: NDArray[np.float64]
     terminations: NDArray[np.bool_]
     truncations: NDArray[np.bool_]
     infos: list[Entry]
+    ended: list[int]
 
 
 class Episodes:
@@ -57,7 +63,7 @@ class Episodes:
     def interrupted(self) -> NDArray[np.bool_]:
         """Which environments were cut off or failed since their last reset, shape (num_envs,)."""
         mask = np.zeros(self._num_envs, dtype=np.bool_)
-        mask[[index for index, flaw in self.flaws.items() if flaw is not Flaw.NEVER_RESET]] = True
+        mask[[index for index, flaw in self.flaws.items() if flaw in (Flaw.CUT_OFF, Flaw.FAILED)]] = True
         return mask
 
     def check_step(self) -> None:
@@ -80,6 +86,17 @@ class Episodes:
                 "step with options={'reset_mask': terminated | truncated}"
             )
 
+    def check_own_step(self, index: int) -> None:
+        """Raise if a step of one environment alone makes no sense.
+
+        Raises:
+            ResetNeeded: it was never reset, was cut off, or failed, or its episode is over.
+        """
+        flaw = self.flaws.get(index)
+        if flaw is not None or self.over[index]:
+            state = "its episode is over" if flaw in (None, Flaw.ENDED) else flaw.value
+            raise ResetNeeded(f"env {index} needs a reset before its next step: {state}")
+
     def check_reset(self, rows: Sequence[int]) -> None:
         """Raise if a reset of `rows` leaves an environment without an observation to return.
 
@@ -93,6 +110,11 @@ class Episodes:
                 f"envs {left_out[:8]} were never reset, so a masked reset has no observation to return for "
                 "them: reset all environments first"
             )
+
+    def keep_observations(self, rows: Sequence[int]) -> None:
+        """Make the last observations of `rows` outlive what their environments do next."""
+        for row in rows:
+            self.observations[row] = deepcopy(self.observations[row])
 
     def take_resets(self, outcome: Round) -> list[Entry]:
         """Take in a round of resets; the infos of the environments that were reset, in order."""
@@ -116,6 +138,7 @@ class Episodes:
             np.zeros(self._num_envs, dtype=np.float64),
             np.zeros(self._num_envs, dtype=np.bool_),
             np.zeros(self._num_envs, dtype=np.bool_),
+            [],
             [],
         )
         for index in range(self._num_envs):
@@ -147,6 +170,25 @@ class Episodes:
         taken.infos.append((index, _checked(info)))
         self.observations[index] = observation
         self.over[index] = over
+        if over and self._mode is AutoresetMode.NEXT_STEP:
+            taken.ended.append(index)
+
+    def take_own_step(self, index: int, outcome: Round) -> None:
+        """Take in a step of one environment alone, which is not followed by any autoreset of its own."""
+        if index in outcome.results:
+            try:
+                observation, _, terminated, truncated, info = outcome.results[index]
+                _checked(info)
+            except Exception as error:
+                outcome.failures[index] = error
+            else:
+                # The step's caller has the observation itself, and may change it.
+                self.observations[index] = deepcopy(observation)
+                over = bool(terminated or truncated)
+                self.over[index] = over and self._mode is not AutoresetMode.SAME_STEP
+                if over and self._mode is AutoresetMode.SAME_STEP:
+                    self.flaws[index] = Flaw.ENDED
+        self._take_flaws(outcome)
 
     def _take_flaws(self, outcome: Round) -> None:
         self.flaws.update(dict.fromkeys(outcome.cut_off, Flaw.CUT_OFF))

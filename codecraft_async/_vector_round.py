@@ -8,43 +8,67 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
-__all__ = ["Call", "Round", "blame", "wait_for"]
+__all__ = ["Call", "Limit", "Round", "blame", "wait_for"]
 
 # How many further failures an error describes; the environments of the others are only counted.
 _DESCRIBED = 8
 
 
 class Call(NamedTuple):
-    """What environment `row` is to do: `function()` gives a coroutine if `concurrent`, else it does the work."""
+    """What environment `row` is to do: `function()` gives a coroutine if `concurrent`, else it does the work.
+
+    One that only `waits` for what runs already needs no turn under a limit: what it waits for has its own.
+    """
 
     row: int
     function: Callable[[], Any]
     concurrent: bool
+    waits: bool = False
+
+
+class Limit:
+    """At most so many environments' coroutines at once, in all rounds and outside of them, first come, first served."""
+
+    def __init__(self, number: int) -> None:
+        # The environments whose turn has not come.
+        self.queued: set[int] = set()
+        self._turns = asyncio.Semaphore(number)
+
+    async def run(self, call: Call) -> Any:
+        """What `call`'s coroutine gives, once it had its turn."""
+        self.queued.add(call.row)
+        try:
+            await self._turns.acquire()
+        finally:
+            self.queued.discard(call.row)
+        try:
+            return await call.function()
+        finally:
+            self._turns.release()
 
 
 class Round:
     """Runs calls to their ends; nothing that it started runs on when `run` returns, whatever happened.
 
-    Coroutines run concurrently in tasks of their own, at most `max_concurrency` at once; plain functions run in
+    Coroutines run concurrently in tasks of their own, as many at once as `limit` allows; plain functions run in
     order, in one job of `executor`. Afterwards each call's row is in one of `results`, `failures` and `cut_off`,
     or in none of them if the call never began.
     """
 
-    def __init__(self, *, executor: Callable[[], Executor], max_concurrency: int | None, label: str) -> None:
+    def __init__(self, *, executor: Callable[[], Executor], limit: Limit | None, label: str) -> None:
         self.results: dict[int, Any] = {}
         self.failures: dict[int, BaseException] = {}
         self.cut_off: set[int] = set()
         # The cancellation that reached `run`; the caller is to raise it once it has noted how the calls ended.
         self.cancelled: asyncio.CancelledError | None = None
         self._executor = executor
-        self._max_concurrency = max_concurrency
+        self._limit = limit
         self._label = label
         self._stopping = False
         self._tasks: list[tuple[int, asyncio.Task[Any]]] = []
         self._open = 0
         self._ended: asyncio.Future[None] | None = None
-        # Calls whose turn under `max_concurrency` has not come, and those of them that were cancelled before it came.
-        self._queued: set[int] = set()
+        # Those that were cancelled before their turn under the limit had come.
         self._untouched: frozenset[int] = frozenset()
 
     async def run(self, calls: Sequence[Call]) -> None:
@@ -66,16 +90,16 @@ class Round:
         if self._stopping:
             return
         self._stopping = True
-        self._untouched = frozenset(self._queued)
+        if self._limit is not None:
+            self._untouched = frozenset(self._limit.queued)
         for _, task in self._tasks:
             task.cancel()
 
     def _start_concurrent(self, loop: asyncio.AbstractEventLoop, calls: Sequence[Call]) -> None:
-        limit = self._max_concurrency
-        turns = asyncio.Semaphore(limit) if limit is not None and limit < len(calls) else None
+        limit = self._limit
         for call in calls:
             try:
-                coro = call.function() if turns is None else self._in_turn(turns, call)
+                coro = call.function() if limit is None or call.waits else limit.run(call)
                 task: asyncio.Task[Any] = loop.create_task(coro, name=f"{self._label} of env {call.row}")
             except Exception as error:
                 self.failures[call.row] = error
@@ -83,12 +107,6 @@ class Round:
             self._open += 1
             self._tasks.append((call.row, task))
             task.add_done_callback(self._one_ended)
-
-    async def _in_turn(self, turns: asyncio.Semaphore, call: Call) -> Any:
-        self._queued.add(call.row)
-        async with turns:
-            self._queued.discard(call.row)
-            return await call.function()
 
     def _start_plain(self, loop: asyncio.AbstractEventLoop, calls: Sequence[Call]) -> None:
         if not calls:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 from gymnasium.vector import AutoresetMode
 
@@ -14,7 +14,7 @@ from codecraft_async._recovery import Recovery
 from codecraft_async._rules import RuleOptions, Rules
 from codecraft_async._shaping import grading_sandboxes
 from codecraft_async._track import Track, curriculum_source, open_recorder
-from codecraft_async._vector_batch import Seeds
+from codecraft_async._vector_round import Call
 from codecraft_async.env import RESET_LIMIT_S, CodeEnv
 from codecraft_async.recorder import Recorder
 from codecraft_async.runtime import PROVE_EVERY, Runtime
@@ -44,6 +44,9 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         prove_every: Every so many episodes, a restored sandbox is compared with a new one, and replaced if it differs;
             0: never. `env.runtime` has the pool, whose `stats()` count the proofs.
         record: As `CodeEnv`; all environments write to the same place.
+        background_resets: In NEXT_STEP, whether an episode that has ended is followed by the next one's reset at once,
+            so that the next step need not wait for it; None: unless there is a render mode. See `AsyncioVectorEnv`.
+        batch_size: How many results `recv` delivers unless it is told otherwise; None: those of all.
 
     Raises:
         ValueError, UnknownTask, TaskFileError: An argument is wrong; says which and what is allowed.
@@ -65,6 +68,8 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         reset_limit_s: float = RESET_LIMIT_S,
         record: str | Path | Recorder | None = None,
         recover: bool | Recovery = False,
+        background_resets: bool | None = None,
+        batch_size: int | None = None,
         **rules: Unpack[RuleOptions],
     ) -> None:
         if num_envs < 1:
@@ -93,26 +98,24 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
             autoreset_mode=autoreset_mode,
             render_mode=render_mode,
             loop=loop,
+            background_resets=background_resets,
+            batch_size=batch_size,
         )
         self._warm = False
 
-    async def areset(
-        self, *, seed: Seeds = None, options: dict[str, Any] | None = None
-    ) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """As `AsyncioVectorEnv.areset`; the first one starts the sandboxes.
+    async def _before_reset(self) -> None:
+        """Start the sandboxes, before the first reset.
 
         Raises:
             LaunchError: They cannot be started; says why and what to do.
         """
-        if not self._warm:
-            self._check_open()
-            try:
-                await self.runtime.prewarm()
-            except Exception:
-                self._check_open()  # closed meanwhile: that is what the caller is to be told
-                raise
-            self._warm = True
-        return await super().areset(seed=seed, options=options)
+        if self._warm:
+            return
+        outcome = await self._perform("start of the sandboxes", [Call(0, self.runtime.prewarm, True)])
+        if outcome.cancelled is None and self._closer is None and outcome.failures:
+            raise outcome.failures[0]  # which no single environment is to blame for
+        self._deliver(outcome, "reset")
+        self._warm = True
 
     async def _close_all(self) -> None:
         try:

@@ -2,62 +2,63 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import threading
-import warnings
-from collections.abc import Callable, Coroutine, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, Generic, Self, TypeVar, cast
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from copy import deepcopy
+from functools import cached_property
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from gymnasium import Env, Space
-from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from codecraft_async._loop import LoopThread
 from codecraft_async._vector_batch import (
+    Batch,
     ObservationMode,
     Seeds,
-    batch_observations,
     observation_spaces,
     read_options,
     seeds,
     split,
 )
+from codecraft_async._vector_branch import Branchable, Branching
 from codecraft_async._vector_episodes import Episodes
+from codecraft_async._vector_handles import Handle, Hands
 from codecraft_async._vector_info import Entry, merge_infos
 from codecraft_async._vector_members import AsyncEnv, Members
-from codecraft_async._vector_round import Call, Round, blame, wait_for
-from codecraft_pool._aio import finish
+from codecraft_async._vector_ready_asked import Ids
+from codecraft_async._vector_turns import CLOSE_S
+from codecraft_async._vector_waiting import Stepped, Waiting, WaitTimeout
 
-__all__ = ["CLOSE_S", "AsyncEnv", "AsyncioVectorEnv"]
+__all__ = ["CLOSE_S", "AsyncEnv", "AsyncioVectorEnv", "Branchable", "Handle", "WaitTimeout"]
 
-T = TypeVar("T")
 ObsT = TypeVar("ObsT")
 ActT = TypeVar("ActT")
 
-# How long a synchronous `close` waits for all environments to close.
-CLOSE_S = 60.0
 
-
-class AsyncioVectorEnv(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
+class AsyncioVectorEnv(Branching[ObsT, ActT], Waiting[ObsT, ActT], Generic[ObsT, ActT]):
     """Steps `AsyncEnv`s concurrently on one event loop, and any other environment in order in one worker thread.
 
     It has two faces with the same results. `areset`, `astep` and `aclose` run on the caller's own event loop;
     `reset`, `step` and `close` run on a `LoopThread` (`loop`, or one of its own), and so work in any thread,
     also in one that has a running loop. The first use decides for one loop, to which the environments' resources
-    belong from then on. Environments are constructed here, and closed by `close` or `aclose`.
+    belong from then on. Environments are constructed here, and closed by `close` or `aclose`. `envs` has a handle for
+    each, to use one alone.
 
     If an environment raises in a reset or step, the others finish theirs, then the first error (by index) is raised
     with notes that name every environment that failed. If the call is cancelled, the calls of all environments are
     cancelled and waited for first. Either way `interrupted` says which environments need a reset, and stepping
     raises `gymnasium.error.ResetNeeded` until they have had one, alone (`options["reset_mask"]`) or with all others.
     Those that had completed their step keep its state; its results are not returned.
+
+    Where environments differ in pace, `async_reset`, `send` and `recv` step each at its own, and deliver whichever are
+    ready first; environments without coroutines then have threads of their own. `branch` copies a running episode into
+    other slots.
+
+    It takes the place of `gymnasium.vector.AsyncVectorEnv`, whose arguments and methods it has, `reset_async` to
+    `call_wait` included.
     """
 
     single_observation_space: Space[Any]
@@ -68,52 +69,73 @@ class AsyncioVectorEnv(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT])
     def __init__(
         self,
         env_fns: Sequence[Callable[[], Env[Any, Any]]],
-        *,
-        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        shared_memory: bool = True,
+        copy: bool = True,
+        context: str | None = None,
+        daemon: bool = True,
+        worker: object = None,
         observation_mode: ObservationMode = "same",
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         max_concurrency: int | None = None,
+        *,
         render_mode: str | None = None,
         loop: LoopThread | None = None,
+        background_resets: bool | None = None,
+        batch_size: int | None = None,
     ) -> None:
-        """`max_concurrency`: at most so many environments' coroutines at once. `render_mode`: what they all have.
+        """Construct the environments.
+
+        Args:
+            env_fns: What constructs each of them.
+            shared_memory, context, daemon: Without effect: they say how `AsyncVectorEnv` is to use processes.
+            copy: False: observations of every call are in the same arrays, which the next call overwrites.
+            worker: Refused: it is code for a process.
+            observation_mode: "same", "different", or a tuple (batched space, single space).
+            autoreset_mode: What happens to ended episodes; a `gymnasium.vector.AutoresetMode` or its value.
+            max_concurrency: At most so many environments' coroutines at once.
+            render_mode: What they all have.
+            loop: The thread for the synchronous face.
+            background_resets: In NEXT_STEP, reset an `AsyncEnv` from the moment its episode has ended, so that the
+                step after that only waits for what is left. Results are those without, errors included, which are
+                raised by that step. But what is read, set or rendered between two steps is in the next episode
+                already, which is why None means: if there is no render mode. And an explicit reset that has a seed
+                or options undoes the one in the background: environments that count their resets see one more.
+            batch_size: How many results `recv` delivers unless it is told otherwise; by default those of all.
 
         Raises:
-            ValueError: no environments, an unknown mode, or a `max_concurrency` below 1.
+            ValueError: no environments, an unknown mode, a `worker`, a `max_concurrency` below 1, or a
+                `batch_size` that is not from 1 to their number.
             RuntimeError: the environments' spaces do not go together.
         """
-        super().__init__()
-        if max_concurrency is not None and max_concurrency < 1:
-            raise ValueError(f"max_concurrency must be at least 1, or None for no limit, got {max_concurrency}")
+        if worker is not None:
+            raise ValueError(
+                "worker is code to run in AsyncVectorEnv's processes, and there are none here: leave it out, and put "
+                "what it does to an environment into a wrapper in env_fns"
+            )
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self._members = Members(env_fns)
-        self.envs = self._members.envs
-        self._init_spaces(observation_mode)
-        self.render_mode = self._members.render_mode(render_mode)
-        self.metadata = {**self.envs[0].metadata, "autoreset_mode": self.autoreset_mode}
-        self._max_concurrency = max_concurrency
+        super().__init__(Members(env_fns), thread=loop, max_concurrency=_at_least_one(max_concurrency))
+        with self._members.closing_on_error():
+            self.num_envs = len(self._members.envs)
+            self._init_first_ready(batch_size)
+            self._init_spaces(observation_mode)
+            self.render_mode = self._members.render_mode(render_mode)
+        self.metadata = {**self._members.envs[0].metadata, "autoreset_mode": self.autoreset_mode}
         self._episodes = Episodes(self.num_envs, self.autoreset_mode)
-        self._init_machinery(loop)
+        self._batch = Batch(self.single_observation_space, self.num_envs, copy=copy)
+        self._resets_ahead = (self.render_mode is None) if background_resets is None else background_resets
+        self._init_branching()
 
     def _init_spaces(self, mode: ObservationMode) -> None:
-        self.num_envs = len(self.envs)
-        self.single_action_space = self.envs[0].action_space
+        envs = self._members.envs
+        self.single_action_space = envs[0].action_space
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self.observation_space, self.single_observation_space = observation_spaces(self.envs, mode)
+        self.observation_space, self.single_observation_space = observation_spaces(envs, mode)
 
-    def _init_machinery(self, thread: LoopThread | None) -> None:
-        self._thread = thread
-        self._owns_thread = thread is None
-        self._bound: asyncio.AbstractEventLoop | None = None
-        self._binding = threading.Lock()
-        # Reentrant, because a signal handler may close in the midst of closing.
-        self._closing = threading.RLock()
-        # Held by the call in progress, whose name is `_pending`. Taken without waiting: a second call is refused.
-        self._turn = threading.Lock()
-        self._pending = ""
-        self._round: Round | None = None
-        self._turn_over: Callable[[], object] | None = None
-        self._closer: asyncio.Task[None] | None = None
-        self._worker: ThreadPoolExecutor | None = None
+    @cached_property
+    def envs(self) -> tuple[Handle, ...]:
+        """A handle for each environment; `envs[i].unwrapped` is the environment itself."""
+        hands = Hands(self._areset_row, self._astep_row, self._taking_row, self._drive)
+        return tuple(Handle(self._members, row, hands) for row in range(self.num_envs))
 
     @property
     def interrupted(self) -> NDArray[np.bool_]:
@@ -132,20 +154,14 @@ class AsyncioVectorEnv(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT])
             ResetNeeded: the mask leaves out an environment that was never reset.
             AlreadyPendingCallError, ClosedEnvironmentError: another call is in progress, or this is closed.
         """
-        self._bind(asyncio.get_running_loop())
+        self._bind_here()
         with self._taking_turns("reset"):
-            each = seeds(seed, self.num_envs)
-            rows, others = read_options(options, self.num_envs)
-            self._episodes.check_reset(rows)
-            outcome = await self._perform("reset", [self._members.reset_call(row, each[row], others) for row in rows])
-            infos = self._episodes.take_resets(outcome)
-            self._deliver(outcome, "reset")
-            return self._observations(), self._merge(infos)
+            return await self._begin_reset(seed, options)
 
-    async def astep(
-        self, actions: ActT
-    ) -> tuple[ObsT, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+    async def astep(self, actions: ActT, env_id: Ids | None = None) -> Stepped[ObsT]:
         """Step every environment with its action; what happens to ended episodes is up to `autoreset_mode`.
+
+        With `env_id` this is a `send` to these environments and an `arecv` of the first batch that is ready.
 
         Raises:
             TypeError, ValueError: one str or mapping instead of a batch, or a wrong number of actions.
@@ -153,34 +169,11 @@ class AsyncioVectorEnv(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT])
             AssertionError: an episode is over, and the mode is DISABLED.
             AlreadyPendingCallError, ClosedEnvironmentError: another call is in progress, or this is closed.
         """
-        self._bind(asyncio.get_running_loop())
+        if env_id is not None:
+            return await self._send_and_receive(actions, env_id)
+        self._bind_here()
         with self._taking_turns("step"):
-            each = split(self.action_space, actions, self.num_envs)
-            self._episodes.check_step()
-            outcome = await self._perform("step", self._step_calls(each))
-            taken = self._episodes.take_steps(outcome)
-            self._deliver(outcome, "step")
-            infos = self._merge(taken.infos)
-            return self._observations(), taken.rewards, taken.terminations, taken.truncations, infos
-
-    async def aclose(self) -> None:
-        """Close all environments, each attempted whatever the others do; a call in progress is cancelled first.
-
-        Closing goes on to its end even if this call is cancelled, and may be asked for more than once.
-        """
-        if self.closed:
-            return
-        loop = asyncio.get_running_loop()
-        self._bind(loop)
-        if self._closer is None:
-            self._closer = loop.create_task(self._close_once())
-        await finish(self._closer)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
+            return await self._begin_step(actions)
 
     # The synchronous face.
 
@@ -188,213 +181,88 @@ class AsyncioVectorEnv(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT])
         """As `areset`, from a thread other than the loop's."""
         return self._drive(self.areset(seed=seed, options=options))
 
-    def step(
-        self, actions: ActT
-    ) -> tuple[ObsT, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+    def step(self, actions: ActT, env_id: Ids | None = None) -> Stepped[ObsT]:
         """As `astep`, from a thread other than the loop's."""
-        return self._drive(self.astep(actions))
+        return self._drive(self.astep(actions, env_id))
 
-    def close_extras(self, timeout: float | None = CLOSE_S) -> None:
-        """As `aclose`, from a thread other than the loop's, and within `timeout` seconds; `close` calls this.
+    # The work. What begins it checks what it is asked for, in any thread; what it gives is to be awaited on the loop.
 
-        After an asynchronous use whose event loop has ended, the environments are closed on another loop.
-        """
-        with self._closing:
-            if self.closed:
-                return
-            if self._bound is not None and self._bound.is_closed():
-                self._bound = self._closer = None
-            try:
-                self._drive(self.aclose(), timeout_s=timeout)
-            finally:
-                if self.closed:
-                    self._end_threads()
+    def _begin_reset(
+        self, seed: Seeds, options: dict[str, Any] | None
+    ) -> Coroutine[Any, Any, tuple[ObsT, dict[str, Any]]]:
+        each = seeds(seed, self.num_envs)
+        rows, others = read_options(options, self.num_envs)
+        self._episodes.check_reset(rows)
+        return self._reset_rows(rows, each, others)
 
-    def render(self) -> tuple[Any, ...]:
-        """One frame from each environment."""
-        with self._taking_turns("render"):
-            return tuple(env.render() for env in self.envs)
+    async def _reset_rows(
+        self, rows: Sequence[int], each: Sequence[int | None] | Mapping[int, int | None], options: dict[str, Any] | None
+    ) -> tuple[ObsT, dict[str, Any]]:
+        await self._before_reset()
+        infos = await self._reset(rows, each, options)
+        return self._observations(), self._merge(infos)
 
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Each environment's attribute `name`, called with the arguments if it is callable.
+    async def _before_reset(self) -> None:
+        """What subclasses have to do before a reset."""
 
-        The calls are made in this thread, in order; coroutines that they return are then run concurrently.
-        """
-        with self._taking_turns("call"):
-            found = [env.get_wrapper_attr(name) for env in self.envs]
-            results = [value(*args, **kwargs) if callable(value) else value for value in found]
-            if any(map(inspect.isawaitable, results)):
-                results = self._drive(self._await_each(name, results))
-            return tuple(results)
+    async def _reset(
+        self, rows: Sequence[int], each: Sequence[int | None] | Mapping[int, int | None], options: dict[str, Any] | None
+    ) -> list[Entry]:
+        outcome = await self._perform("reset", [self._members.reset_call(row, each[row], options) for row in rows])
+        infos = self._episodes.take_resets(outcome)
+        self._deliver(outcome, "reset")
+        return infos
 
-    def get_attr(self, name: str) -> tuple[Any, ...]:
-        """Each environment's attribute `name`; callables are called, as gymnasium's vector environments do."""
-        return self.call(name)
+    def _begin_step(self, actions: ActT) -> Coroutine[Any, Any, Stepped[ObsT]]:
+        each = split(self.action_space, actions, self.num_envs)
+        self._episodes.check_step()
+        return self._step(each)
 
-    def set_attr(self, name: str, values: list[Any] | tuple[Any, ...] | Any) -> None:
-        """Set attribute `name` of the environments: one value each from a list or tuple, any other value for all.
-
-        Raises:
-            ValueError: a list or tuple of another length than `num_envs`.
-        """
-        each = cast("Sequence[Any]", values) if isinstance(values, (list, tuple)) else [values] * self.num_envs
-        if len(each) != self.num_envs:
-            raise ValueError(
-                "Values must be a list or tuple with length equal to the number of environments. "
-                f"Got `{len(each)}` values for {self.num_envs} environments."
-            )
-        with self._taking_turns("set_attr"):
-            for env, value in zip(self.envs, each, strict=True):
-                env.set_wrapper_attr(name, value)
-
-    @property  # type: ignore[misc]  # each environment has a generator of its own, and replacing it is its own affair
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """Each environment's random number generator."""
-        return self.get_attr("np_random")
-
-    @property
-    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Each environment's seed."""
-        return self.get_attr("np_random_seed")
-
-    def __del__(self) -> None:
-        # An instance whose constructor failed has no `_bound`; one that was never used holds nothing.
-        if not self.closed and getattr(self, "_bound", None) is not None:
-            message = f"unclosed {type(self).__name__}: call close() or await aclose()"
-            warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
-
-    # One call at a time, on one loop.
-
-    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._bound is loop:
-            return
-        with self._binding:
-            if self._bound is None:
-                self._bound = loop
-        if self._bound is not loop:
-            raise RuntimeError(
-                f"{type(self).__name__} was first used on {self._bound!r} and belongs to it, but is now used on "
-                f"{loop!r}: use one event loop from first reset to close, and either reset, step and close, or areset, "
-                "astep and aclose"
-            )
-
-    def _drive(self, coro: Coroutine[Any, Any, T], *, timeout_s: float | None = None) -> T:
-        try:
-            thread = self._loop_thread()
-        except BaseException:
-            coro.close()
-            raise
-        return thread.run(coro, timeout_s=timeout_s)
-
-    def _loop_thread(self) -> LoopThread:
-        if self.closed:
-            raise ClosedEnvironmentError(f"{type(self).__name__} is closed and cannot be used any more")
-        with self._binding:
-            if self._thread is None and self._bound is None:
-                self._thread = LoopThread(name=f"{type(self).__name__}-loop")
-        if self._thread is None or self._bound not in (None, self._thread.loop):
-            raise RuntimeError(
-                f"{type(self).__name__} is in use on an event loop of the caller's, {self._bound!r}: await areset, "
-                "astep and aclose there instead of calling reset, step and close"
-            )
-        return self._thread
-
-    def _check_open(self) -> None:
-        if self.closed or self._closer is not None:
-            raise ClosedEnvironmentError(f"{type(self).__name__} is closed and cannot be used any more")
-
-    @contextmanager
-    def _taking_turns(self, name: str) -> Generator[None, None, None]:
-        self._check_open()
-        if not self._turn.acquire(blocking=False):
-            raise AlreadyPendingCallError(
-                f"{type(self).__name__}: `{name}` while a call of `{self._pending}` is in progress", self._pending
-            )
-        self._pending = name
-        try:
-            yield
-        finally:
-            self._pending = ""
-            self._turn.release()
-            if self._turn_over is not None:
-                self._turn_over()
-
-    # The work.
-
-    def _step_calls(self, actions: Sequence[Any]) -> list[Call]:
+    async def _step(self, actions: Sequence[Any]) -> Stepped[ObsT]:
         mode, over = self.autoreset_mode, self._episodes.over
         step_call = self._members.step_call
-        return [step_call(row, action, mode=mode, over=over[row]) for row, action in enumerate(actions)]
+        calls = [step_call(row, action, mode=mode, over=over[row]) for row, action in enumerate(actions)]
+        outcome = await self._perform("step", calls)
+        taken = self._episodes.take_steps(outcome)
+        if outcome.cancelled is None and taken.ended and self._resets_ahead and self._closer is None:
+            self._reset_ahead(taken.ended)
+        self._deliver(outcome, "step")
+        infos = self._merge(taken.infos)
+        return self._observations(), taken.rewards, taken.terminations, taken.truncations, infos
 
-    async def _perform(self, name: str, calls: Sequence[Call]) -> Round:
-        outcome = self._round = Round(executor=self._worker_thread, max_concurrency=self._max_concurrency, label=name)
-        try:
-            await outcome.run(calls)
-        finally:
-            self._round = None
-        return outcome
+    def _reset_ahead(self, rows: Sequence[int]) -> None:
+        """Start the resets that the next step would begin with."""
+        self._episodes.keep_observations(rows)
+        self._members.reset_ahead(rows, self._limit)
 
-    def _worker_thread(self) -> ThreadPoolExecutor:
-        if self._worker is None:
-            self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"{type(self).__name__}-worker")
-        return self._worker
+    async def _areset_row(
+        self, row: int, seed: int | None, options: dict[str, Any] | None
+    ) -> tuple[Any, dict[str, Any]]:
+        self._bind_here()
+        with self._taking_row(row, "reset"):
+            ((_, info),) = await self._reset([row], {row: seed}, options)
+            # Kept for masked resets of others, while the caller may change what is returned.
+            return deepcopy(self._episodes.observations[row]), info
 
-    def _deliver(self, outcome: Round, name: str) -> None:
-        """Raise what ended `outcome` other than well."""
-        if outcome.cancelled is not None:
-            if outcome.failures:
-                error = blame(outcome.failures, name)
-                outcome.cancelled.add_note(f"env {min(outcome.failures)} failed: {type(error).__name__}: {error}")
-            raise outcome.cancelled
-        if self._closer is not None:
-            raise ClosedEnvironmentError(f"{type(self).__name__} was closed while a call of `{name}` was in progress")
-        if outcome.failures:
-            raise blame(outcome.failures, name)
+    async def _astep_row(self, row: int, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._bind_here()
+        with self._taking_row(row, "step"):
+            self._episodes.check_own_step(row)
+            call = self._members.step_call(row, action, mode=AutoresetMode.DISABLED, over=False)
+            outcome = await self._perform("step", [call])
+            self._episodes.take_own_step(row, outcome)
+            self._deliver(outcome, "step")
+            observation, reward, terminated, truncated, info = outcome.results[row]
+            return observation, float(reward), bool(terminated), bool(truncated), info
 
     def _observations(self) -> Any:
-        return batch_observations(self.single_observation_space, self._episodes.observations)
+        return self._batch(self._episodes.observations)
 
     def _merge(self, infos: Sequence[Entry]) -> dict[str, Any]:
         return merge_infos(infos, num_envs=self.num_envs, add_info=self._add_info)
 
-    async def _await_each(self, name: str, results: list[Any]) -> list[Any]:
-        self._bind(asyncio.get_running_loop())
-        rows = [row for row, result in enumerate(results) if inspect.isawaitable(result)]
-        outcome = await self._perform(name, [Call(row, partial(wait_for, results[row]), True) for row in rows])
-        self._deliver(outcome, name)
-        return [outcome.results.get(row, result) for row, result in enumerate(results)]
 
-    async def _close_once(self) -> None:
-        try:
-            await self._close_all()
-        finally:
-            self.closed = True
-            if self._worker is not None:
-                # No job is left, so the thread ends at once; waiting for it would block the loop.
-                self._worker.shutdown(wait=False)
-
-    def _end_threads(self) -> None:
-        if self._worker is not None:
-            self._worker.shutdown()
-        if self._owns_thread and self._thread is not None:
-            self._thread.close()
-
-    async def _close_all(self) -> None:
-        """Close all environments; run once. Subclasses may extend it to close what their environments share."""
-        await self._take_last_turn()
-        outcome = await self._perform("close", self._members.close_calls())
-        if outcome.cancelled is not None:
-            raise outcome.cancelled
-        if outcome.failures:
-            raise blame(outcome.failures, "close")
-
-    async def _take_last_turn(self) -> None:
-        """Cancel the call in progress, if any, and take its turn, for good, when it has ended."""
-        over = asyncio.Event()
-        # Set before the attempt, so that a turn that ends after a failed attempt is noticed.
-        self._turn_over = partial(asyncio.get_running_loop().call_soon_threadsafe, over.set)
-        while not self._turn.acquire(blocking=False):
-            if self._round is not None:
-                self._round.cancel()
-            await over.wait()
-            over.clear()
+def _at_least_one(max_concurrency: int | None) -> int | None:
+    if max_concurrency is not None and not max_concurrency >= 1:
+        raise ValueError(f"max_concurrency must be at least 1, or None for no limit, got {max_concurrency}")
+    return max_concurrency

@@ -80,7 +80,7 @@ def test_attributes_equal_gymnasium() -> None:
         ours.set_attr("end_odds", [1, 2])
     theirs.close()
     ours.close()
-    assert [1] * NUM_ENVS == [env.closed for env in ours.envs]  # type: ignore[attr-defined]
+    assert [1] * NUM_ENVS == [env.unwrapped.closed for env in ours.envs]  # type: ignore[attr-defined]
 
 
 def test_mode_is_in_metadata_and_attribute() -> None:

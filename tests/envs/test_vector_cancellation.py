@@ -88,7 +88,7 @@ async def test_timeout_within_an_environment() -> None:
     async with scripted(3, step=step) as vec:
         await vec.areset()
         assert ("step 1 go", "step 1 slow", "step 1 go") == (await vec.astep(("go", "slow", "go")))[0]
-        assert [[], ["timed out"], []] == [env.ended for env in vec.envs]  # type: ignore[attr-defined]
+        assert [[], ["timed out"], []] == [env.unwrapped.ended for env in vec.envs]  # type: ignore[attr-defined]
         assert 3 == len(tasks)
 
 
@@ -146,7 +146,7 @@ async def test_cancelled_step_of_plain_environments() -> None:
         go_on.set()
         await asyncio.wait([call])
         assert call.cancelled()
-        assert [["a"], [], []] == [env.actions for env in vec.envs]  # type: ignore[attr-defined]
+        assert [["a"], [], []] == [env.unwrapped.actions for env in vec.envs]  # type: ignore[attr-defined]
         assert not vec.interrupted.any()
 
 

@@ -145,12 +145,12 @@ def test_malformed_results(sort: type[Odd], result: Any, kind: type[BaseExceptio
     """A result that is none, or an exit exception, is that environment's failure, and the error names it."""
     vec: AsyncioVectorEnv[Any, Any] = AsyncioVectorEnv([Wanderer, sort, Wanderer])
     vec.reset(seed=1)
-    vec.envs[1].result = result  # type: ignore[attr-defined]
+    vec.envs[1].unwrapped.result = result  # type: ignore[attr-defined]
     with pytest.raises(kind, match=text) as caught:
         vec.step(("a", "b", "c"))
     assert "raised by env 1 in step" in caught.value.__notes__
     assert [False, True, False] == vec.interrupted.tolist()
-    assert [1, 1] == [len(vec.envs[index].actions) for index in (0, 2)]  # type: ignore[attr-defined]
+    assert [1, 1] == [len(vec.envs[index].unwrapped.actions) for index in (0, 2)]  # type: ignore[attr-defined]
     vec.reset()
     assert not vec.interrupted.any()
     vec.close()
@@ -160,7 +160,7 @@ async def test_methods_that_are_no_coroutine_functions() -> None:
     """An `astep` that gives no coroutine is that environment's failure."""
     async with scripted(2) as vec:
         await vec.areset()
-        vec.envs[1].astep = lambda action: None  # type: ignore[attr-defined]
+        vec.envs[1].unwrapped.astep = lambda action: None  # type: ignore[attr-defined]
         with pytest.raises(TypeError, match="coroutine was expected") as caught:
             await vec.astep(("a", "b"))
         assert ["raised by env 1 in step"] == caught.value.__notes__

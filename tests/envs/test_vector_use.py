@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import gc
+import inspect
 import subprocess
 import sys
 import threading
@@ -30,7 +32,7 @@ async def test_second_call_is_refused() -> None:
         call = asyncio.create_task(vec.astep(("a", "b")))
         await gate.filled()
         for other in (vec.astep(("c", "d")), vec.areset()):
-            with pytest.raises(AlreadyPendingCallError, match="a call of `step` is in progress") as caught:
+            with pytest.raises(AlreadyPendingCallError, match="a pending call to `step` to complete") as caught:
                 await other
             assert "step" == caught.value.name
         for direct in (vec.render, partial(vec.get_attr, "steps"), partial(vec.set_attr, "steps", 1)):
@@ -94,6 +96,34 @@ async def test_synchronous_face_beside_a_running_loop() -> None:
     vec.close()
 
 
+NOTEBOOK = [
+    "vec = scripted(2)",
+    "observations, info = vec.reset(seed=1)",
+    "observations, *_ = vec.step(('end', 'b'))",
+    "handle = vec.envs[1]; alone, *_ = handle.step('c')",
+    "vec.step_async(('d', 'e')); observations, *_ = vec.step_wait(timeout=20)",
+    "steps = vec.get_attr('steps')",
+    "vec.close()",
+    "other = scripted(2)",
+    "await other.areset()",
+    "awaited, *_ = await other.astep(('f', 'g'))",
+    "await other.aclose()",
+]
+
+
+async def test_cells_of_a_notebook() -> None:
+    """Cells that a running loop executes one after the other, as a notebook's kernel does, can use either face."""
+    names: dict[str, Any] = {"scripted": scripted}
+    for cell in NOTEBOOK:
+        compiled = compile(cell, "<cell>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        done = eval(compiled, names)  # which gives a coroutine for a cell that awaits
+        if inspect.isawaitable(done):
+            await done
+    assert ("reset 2", "step 3 e") == names["observations"]
+    assert ("step 2 c", (0, 3)) == (names["alone"], names["steps"])
+    assert ("step 1 f", "step 1 g") == names["awaited"]
+
+
 def test_synchronous_face_in_its_own_loop_thread() -> None:
     """On the loop thread itself the synchronous face raises instead of blocking, and the asynchronous one works."""
     with LoopThread() as thread:
@@ -141,7 +171,7 @@ def test_close_repeats_well_and_leaves_no_thread() -> None:
     vec.close()
     vec.close()
     assert vec.closed
-    assert [1, 1] == [env.closed for env in vec.envs]  # type: ignore[attr-defined]
+    assert [1, 1] == [env.unwrapped.closed for env in vec.envs]  # type: ignore[attr-defined]
     assert before == set(threading.enumerate())
 
 
@@ -153,18 +183,36 @@ async def test_aclose_repeats_well() -> None:
     await asyncio.gather(vec.aclose(), vec.aclose())
     await vec.aclose()
     vec.close()
-    assert [1, 1] == [env.closed for env in vec.envs]  # type: ignore[attr-defined]
+    assert [1, 1] == [env.unwrapped.closed for env in vec.envs]  # type: ignore[attr-defined]
     for thread in set(threading.enumerate()) - before:
         # The worker thread has been told to end, but an event loop does not wait for it.
         thread.join(20)
     assert before == set(threading.enumerate())
 
 
+def test_with_statement() -> None:
+    """A `with` block closes it, also when what is in it raises."""
+    with pytest.raises(KeyError), scripted(2) as vec:
+        vec.reset()
+        raise KeyError
+    assert vec.closed
+    assert [["closed"], ["closed"]] == [env.unwrapped.ended for env in vec.envs]  # type: ignore[attr-defined]
+
+
+async def test_call_of_coroutines_on_the_callers_loop() -> None:
+    """There `call` cannot wait for coroutines: it says so, leaves none unawaited, and `acall` does it."""
+    async with scripted(2) as vec:
+        await vec.areset()
+        with pytest.raises(RuntimeError, match="await areset, astep, acall and aclose there"):
+            vec.call("astep", "x")
+        assert ["step 1 x"] * 2 == [result[0] for result in await vec.acall("astep", "x")]
+
+
 def test_close_without_use() -> None:
     """An environment that was never reset is closed all the same."""
     vec: AsyncioVectorEnv[Any, Any] = AsyncioVectorEnv([Wanderer, AsyncWanderer])
     vec.close()
-    assert [1, 1] == [env.closed for env in vec.envs]  # type: ignore[attr-defined]
+    assert [1, 1] == [env.unwrapped.closed for env in vec.envs]  # type: ignore[attr-defined]
 
 
 def test_close_after_the_callers_loop_has_ended() -> None:
@@ -172,7 +220,7 @@ def test_close_after_the_callers_loop_has_ended() -> None:
     vec: AsyncioVectorEnv[Any, Any] = AsyncioVectorEnv([Wanderer, AsyncWanderer])
     asyncio.run(vec.areset())
     vec.close()
-    assert [1, 1] == [env.closed for env in vec.envs]  # type: ignore[attr-defined]
+    assert [1, 1] == [env.unwrapped.closed for env in vec.envs]  # type: ignore[attr-defined]
 
 
 async def test_use_after_close() -> None:
@@ -202,12 +250,12 @@ async def test_every_environment_is_closed_though_some_fail() -> None:
 
     vec = scripted(3)
     await vec.areset()
-    vec.envs[1].aclose = fail  # type: ignore[attr-defined]
+    vec.envs[1].unwrapped.aclose = fail  # type: ignore[attr-defined]
     with pytest.raises(OSError, match="stuck") as caught:
         await vec.aclose()
     assert ["raised by env 1 in close"] == caught.value.__notes__
     assert vec.closed
-    assert [["closed"], [], ["closed"]] == [env.ended for env in vec.envs]  # type: ignore[attr-defined]
+    assert [["closed"], [], ["closed"]] == [env.unwrapped.ended for env in vec.envs]  # type: ignore[attr-defined]
 
 
 async def test_aclose_cancels_the_call_in_progress() -> None:
@@ -221,7 +269,7 @@ async def test_aclose_cancels_the_call_in_progress() -> None:
     assert 2 == gate.cancelled
     with pytest.raises(ClosedEnvironmentError, match="was closed while a call of `step` was in progress"):
         await call
-    assert [["closed"], ["closed"]] == [env.ended for env in vec.envs]  # type: ignore[attr-defined]
+    assert [["closed"], ["closed"]] == [env.unwrapped.ended for env in vec.envs]  # type: ignore[attr-defined]
 
 
 async def test_cancelled_aclose_closes_all_the_same() -> None:

@@ -6,6 +6,9 @@ from codecraft_curriculum import (
     BUILTIN_CASE_SOURCES as BUILTIN_CASE_SOURCES,
 )
 from codecraft_curriculum import (
+    FIRST_TASKS as FIRST_TASKS,
+)
+from codecraft_curriculum import (
     WORKSPACE_MTIME_S as WORKSPACE_MTIME_S,
 )
 from codecraft_curriculum import (
@@ -39,10 +42,16 @@ from codecraft_curriculum import (
     Commit as Commit,
 )
 from codecraft_curriculum import (
+    CsvGrader as CsvGrader,
+)
+from codecraft_curriculum import (
     Curriculum as Curriculum,
 )
 from codecraft_curriculum import (
     CurriculumError as CurriculumError,
+)
+from codecraft_curriculum import (
+    Exchange as Exchange,
 )
 from codecraft_curriculum import (
     ExitStatusGrader as ExitStatusGrader,
@@ -69,6 +78,9 @@ from codecraft_curriculum import (
     GradingSandbox as GradingSandbox,
 )
 from codecraft_curriculum import (
+    JsonGrader as JsonGrader,
+)
+from codecraft_curriculum import (
     LookAhead as LookAhead,
 )
 from codecraft_curriculum import (
@@ -78,7 +90,13 @@ from codecraft_curriculum import (
     OutputGrader as OutputGrader,
 )
 from codecraft_curriculum import (
+    PartialSolution as PartialSolution,
+)
+from codecraft_curriculum import (
     ProgramGrader as ProgramGrader,
+)
+from codecraft_curriculum import (
+    PythonCases as PythonCases,
 )
 from codecraft_curriculum import (
     RandomSource as RandomSource,
@@ -90,6 +108,12 @@ from codecraft_curriculum import (
     SequentialSampler as SequentialSampler,
 )
 from codecraft_curriculum import (
+    ServerGrader as ServerGrader,
+)
+from codecraft_curriculum import (
+    SqliteGrader as SqliteGrader,
+)
+from codecraft_curriculum import (
     Task as Task,
 )
 from codecraft_curriculum import (
@@ -97,6 +121,12 @@ from codecraft_curriculum import (
 )
 from codecraft_curriculum import (
     TaskLimits as TaskLimits,
+)
+from codecraft_curriculum import (
+    TreeEntry as TreeEntry,
+)
+from codecraft_curriculum import (
+    TreeGrader as TreeGrader,
 )
 from codecraft_curriculum import (
     Ungraded as Ungraded,
@@ -134,6 +164,7 @@ from codecraft_curriculum import (
 
 __all__ = [
     "BUILTIN_CASE_SOURCES",
+    "FIRST_TASKS",
     "WORKSPACE_MTIME_S",
     "WORKSPACE_PATH",
     "AllOf",
@@ -145,8 +176,10 @@ __all__ = [
     "CommandOutcome",
     "CommandSpec",
     "Commit",
+    "CsvGrader",
     "Curriculum",
     "CurriculumError",
+    "Exchange",
     "ExitStatusGrader",
     "FileGrader",
     "FixedCases",
@@ -155,16 +188,23 @@ __all__ = [
     "Grade",
     "Grader",
     "GradingSandbox",
+    "JsonGrader",
     "LookAhead",
     "Match",
     "OutputGrader",
+    "PartialSolution",
     "ProgramGrader",
+    "PythonCases",
     "RandomSource",
     "Sampler",
     "SequentialSampler",
+    "ServerGrader",
+    "SqliteGrader",
     "Task",
     "TaskFileError",
     "TaskLimits",
+    "TreeEntry",
+    "TreeGrader",
     "Ungraded",
     "UniformSampler",
     "UnitTestsGrader",

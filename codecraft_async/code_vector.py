@@ -9,8 +9,9 @@ from gymnasium.vector import AutoresetMode
 
 from codecraft_async._loop import LoopThread
 from codecraft_async._vector_batch import Seeds
-from codecraft_async.env import MAX_OBSERVATION_CHARS, CodeEnv, ShellMode, choose_tasks, make_sampler
+from codecraft_async.env import MAX_OBSERVATION_CHARS, CodeEnv, ShellMode, choose_tasks
 from codecraft_async.runtime import PROVE_EVERY, Runtime
+from codecraft_async.sampling import make_samplers
 from codecraft_async.vector import AsyncioVectorEnv
 from codecraft_curriculum import Curriculum, Sampler
 from codecraft_pool import ImageProgress, Launcher
@@ -21,7 +22,8 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
 
     Observations are a tuple of `num_envs` strings, actions likewise; rewards float64, terminations and truncations
     bool, each of shape (num_envs,). `info` holds arrays of that length, by the keys of `CodeEnv`. With the "sequential"
-    sampler, environment i gives the tasks i, i + num_envs, ... of the curriculum, round and round.
+    sampler, environment i gives the tasks i, i + num_envs, ... of the curriculum, round and round; all other samplers
+    are shared by the environments.
 
     Args:
         num_envs: How many environments, and sandboxes.
@@ -68,9 +70,10 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
             render_mode=render_mode,
             runtime=self.runtime,
         )
-        samplers = [make_sampler(sampler, tasks, offset=index, stride=num_envs) for index in range(num_envs)]
+        self.samplers = make_samplers(sampler, tasks, num_envs)
+        """What picks the tasks of each environment; all the same one, but for sequential ones."""
         super().__init__(
-            [partial(make, sampler=each) for each in samplers],
+            [partial(make, sampler=each) for each in self.samplers],
             autoreset_mode=autoreset_mode,
             render_mode=render_mode,
             loop=loop,

@@ -15,6 +15,9 @@ from codecraft_curriculum import (
     WORKSPACE_PATH as WORKSPACE_PATH,
 )
 from codecraft_curriculum import (
+    AdaptiveSampler as AdaptiveSampler,
+)
+from codecraft_curriculum import (
     AllOf as AllOf,
 )
 from codecraft_curriculum import (
@@ -81,6 +84,9 @@ from codecraft_curriculum import (
     JsonGrader as JsonGrader,
 )
 from codecraft_curriculum import (
+    Learner as Learner,
+)
+from codecraft_curriculum import (
     LookAhead as LookAhead,
 )
 from codecraft_curriculum import (
@@ -102,7 +108,13 @@ from codecraft_curriculum import (
     RandomSource as RandomSource,
 )
 from codecraft_curriculum import (
+    Resumable as Resumable,
+)
+from codecraft_curriculum import (
     Sampler as Sampler,
+)
+from codecraft_curriculum import (
+    SamplerStateError as SamplerStateError,
 )
 from codecraft_curriculum import (
     SequentialSampler as SequentialSampler,
@@ -141,6 +153,9 @@ from codecraft_curriculum import (
     UnknownTask as UnknownTask,
 )
 from codecraft_curriculum import (
+    WeightedSampler as WeightedSampler,
+)
+from codecraft_curriculum import (
     Workspace as Workspace,
 )
 from codecraft_curriculum import (
@@ -167,6 +182,7 @@ __all__ = [
     "FIRST_TASKS",
     "WORKSPACE_MTIME_S",
     "WORKSPACE_PATH",
+    "AdaptiveSampler",
     "AllOf",
     "Answer",
     "AnswersGrader",
@@ -189,6 +205,7 @@ __all__ = [
     "Grader",
     "GradingSandbox",
     "JsonGrader",
+    "Learner",
     "LookAhead",
     "Match",
     "OutputGrader",
@@ -196,7 +213,9 @@ __all__ = [
     "ProgramGrader",
     "PythonCases",
     "RandomSource",
+    "Resumable",
     "Sampler",
+    "SamplerStateError",
     "SequentialSampler",
     "ServerGrader",
     "SqliteGrader",
@@ -209,6 +228,7 @@ __all__ = [
     "UniformSampler",
     "UnitTestsGrader",
     "UnknownTask",
+    "WeightedSampler",
     "Workspace",
     "WorkspaceError",
     "WorkspaceFile",

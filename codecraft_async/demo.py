@@ -29,8 +29,7 @@ from codecraft_async._demo_view import DemoView, demo_view
 from codecraft_async._demo_work import Played, Seat, WorkList
 from codecraft_async._images_cli import image_progress
 from codecraft_async.code_vector import CodeVectorEnv
-from codecraft_async.env import choose_tasks
-from codecraft_curriculum import Curriculum
+from codecraft_curriculum import FIRST_TASKS, Curriculum, CurriculumError, load_curriculum
 from codecraft_pool import PoolError, PoolStats, SandboxPool
 
 
@@ -41,7 +40,8 @@ class DemoOptions:
     backend: str = "auto"
     num_envs: int = 16
     curriculum: str = "builtin"
-    task: str | None = None
+    tasks: tuple[str, ...] = ()
+    category: str | None = None
     rounds: int = 3
     seed: int = 0
     json_path: Path | None = None
@@ -70,7 +70,7 @@ async def run_demo(options: DemoOptions, console: Console) -> int:
         OSError: The JSON file cannot be written.
         PoolError: The metrics' port cannot be had.
     """
-    curriculum = await asyncio.to_thread(choose_tasks, options.curriculum, options.task)
+    curriculum = await asyncio.to_thread(_choose, options)
     work = WorkList(curriculum, rounds=options.rounds, seed=options.seed)
     if options.json_path is not None:
         await asyncio.to_thread(options.json_path.touch)  # what cannot be written is told before the work, not after
@@ -83,6 +83,21 @@ async def run_demo(options: DemoOptions, console: Console) -> int:
     for problem in told_problems(report):
         sys.stderr.write(f"codecraft demo: {problem}\n")
     return 0 if report.is_ok else 1
+
+
+def _choose(options: DemoOptions) -> Curriculum:
+    """Return the tasks that were asked for; of the built-in ones, if none were, the first few."""
+    whole = load_curriculum(options.curriculum)
+    if options.category is not None:
+        of_category = [task.id for task in whole.tasks if task.category == options.category]
+        if not of_category:
+            known = ", ".join(sorted({task.category for task in whole.tasks}))
+            raise CurriculumError(f"{whole.name} has no category {options.category!r}; its categories: {known}")
+        whole = whole.subset(of_category)
+    if options.tasks:
+        return whole.subset(options.tasks)
+    is_all = options.curriculum == "builtin" and options.category is None
+    return whole.subset(FIRST_TASKS) if is_all else whole
 
 
 async def _play_all(

@@ -15,14 +15,13 @@ from gymnasium.error import AlreadyPendingCallError, ResetNeeded
 from codecraft_async._episode import MAX_ACTION_CHARS, Episode, Outcome
 from codecraft_async._loop import LoopThread
 from codecraft_async.runtime import Runtime, sandbox_spec, snapshot_of
+from codecraft_async.sampling import learn, make_sampler
 from codecraft_async.spaces import Unicode
 from codecraft_curriculum import (
     Curriculum,
     LookAhead,
     Sampler,
-    SequentialSampler,
     Task,
-    UniformSampler,
     load_curriculum,
 )
 from codecraft_pool import Launcher, Lease, PoolError, RequestRefused, SandboxLost, SandboxPool
@@ -61,7 +60,8 @@ class CodeEnv(gymnasium.Env[str, str]):
         task: The id of the one task to give; by default all of the curriculum's are given.
         curriculum: "builtin", a `Curriculum`, or the path of a task file, a folder of tasks or a curriculum.json.
         backend: "auto", "docker", "local", or a launcher, which stays open.
-        sampler: "sequential", "uniform", or a `Sampler`: which task comes next where ``options["task"]`` does not say.
+        sampler: "sequential", "uniform", "weighted" (by difficulty), "adaptive" (by success), or a `Sampler`: which
+            task comes next where ``options["task"]`` does not say.
         max_episode_steps: Truncate after so many steps; by default the task's own number.
         shell: "fresh" or "persistent".
         max_observation_chars: Longer output is cut in its middle, which is said there.
@@ -201,6 +201,8 @@ class CodeEnv(gymnasium.Env[str, str]):
             self._episode = None
             if not outcome.info["valid"]:
                 self._drop_sandbox()
+            elif outcome.info["graded"]:
+                learn(self._sampler, episode.task.id, outcome.reward)
             self._look_ahead()
         self._show(f"$ {action}\n{outcome.observation}")
         return outcome.observation, outcome.reward, outcome.terminated, outcome.truncated, outcome.info
@@ -245,6 +247,11 @@ class CodeEnv(gymnasium.Env[str, str]):
     def render(self) -> str | None:
         """Return the last command and what it printed ("ansi"); otherwise None."""
         return self._shown if self.render_mode == "ansi" else None
+
+    @property
+    def sampler(self) -> Sampler:
+        """What picks the tasks; its state can be saved if it is `Resumable`."""
+        return self._sampler
 
     # --- inside ---
 
@@ -317,21 +324,10 @@ def choose_tasks(curriculum: str | Curriculum, task: str | None) -> Curriculum:
     return whole if task is None else Curriculum([whole[task]], name=whole.name)
 
 
-def make_sampler(sampler: str | Sampler, curriculum: Curriculum, *, offset: int = 0, stride: int = 1) -> Sampler:
-    """Return the sampler that *sampler* names; a sequential one starts at *offset* and goes on by *stride*."""
-    if not isinstance(sampler, str):
-        return sampler
-    if sampler == "sequential":
-        return SequentialSampler(curriculum, offset=offset, stride=stride)
-    if sampler == "uniform":
-        return UniformSampler(curriculum)
-    raise ValueError(f"sampler is {sampler!r}; it must be 'sequential', 'uniform' or a Sampler")
-
-
 def _check_steps(max_episode_steps: int | None) -> int | None:
     if max_episode_steps is not None and max_episode_steps < 1:
         raise ValueError(f"max_episode_steps is {max_episode_steps}; it must be at least 1")
     return max_episode_steps
 
 
-__all__ = ["SUBMIT", "CodeEnv", "ShellMode", "choose_tasks", "make_sampler"]
+__all__ = ["SUBMIT", "CodeEnv", "ShellMode", "choose_tasks"]

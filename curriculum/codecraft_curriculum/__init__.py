@@ -5,11 +5,12 @@ Knows nothing of sandboxes but the two methods that graders call, and nothing of
 
 from __future__ import annotations
 
+from codecraft_curriculum.adaptive import AdaptiveSampler
 from codecraft_curriculum.case_sources import BUILTIN_CASE_SOURCES
 from codecraft_curriculum.composition import AllOf, AnyOf
 from codecraft_curriculum.curriculum import Curriculum
 from codecraft_curriculum.documents import CsvGrader, JsonGrader
-from codecraft_curriculum.errors import CurriculumError, TaskFileError, UnknownTask, WorkspaceError
+from codecraft_curriculum.errors import CurriculumError, SamplerStateError, TaskFileError, UnknownTask, WorkspaceError
 from codecraft_curriculum.git_clone import GitCloneGrader
 from codecraft_curriculum.git_repository import Commit, GitRepository
 from codecraft_curriculum.grade import Grade, Grader, Ungraded
@@ -26,7 +27,16 @@ from codecraft_curriculum.loading import FIRST_TASKS, builtin_curriculum, load_c
 from codecraft_curriculum.matching import Match
 from codecraft_curriculum.program import Case, CaseSource, FixedCases, ProgramGrader, UnitTestsGrader
 from codecraft_curriculum.python_cases import PythonCases
-from codecraft_curriculum.samplers import LookAhead, RandomSource, Sampler, SequentialSampler, UniformSampler
+from codecraft_curriculum.samplers import (
+    Learner,
+    LookAhead,
+    RandomSource,
+    Resumable,
+    Sampler,
+    SequentialSampler,
+    UniformSampler,
+    WeightedSampler,
+)
 from codecraft_curriculum.sandbox import WORKSPACE_PATH, CommandOutcome, GradingSandbox
 from codecraft_curriculum.servers import Exchange, ServerGrader
 from codecraft_curriculum.sqlite_query import SqliteGrader
@@ -51,7 +61,11 @@ __all__ = [  # noqa: RUF022 - grouped by what one looks for
     "Sampler",
     "SequentialSampler",
     "UniformSampler",
+    "WeightedSampler",
+    "AdaptiveSampler",
     "LookAhead",
+    "Learner",
+    "Resumable",
     "RandomSource",
     # loaders
     "load_curriculum",
@@ -93,6 +107,7 @@ __all__ = [  # noqa: RUF022 - grouped by what one looks for
     "TreeEntry",
     # errors
     "CurriculumError",
+    "SamplerStateError",
     "TaskFileError",
     "UnknownTask",
     "WorkspaceError",

@@ -29,7 +29,7 @@ trap 'chmod -R u+rwX "$box" 2>/dev/null; rm -rf -- "$box"' EXIT
 mkdir "$box/tree" && tar -xpf - -C "$box" && cd "$box/tree" || exit 125
 "$@" < "$box/stdin" > "$box/stdout"
 echo "$?" > "$box/status"
-cd / && tar -cf - --format=ustar -C "$box" status stdout tree
+cd / && tar -cf - --format=gnu --owner=0 --group=0 -C "$box" status stdout tree
 """
 _CANNOT_STAGE = 125
 

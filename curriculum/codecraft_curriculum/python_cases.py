@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import ModuleType
 from typing import cast
 
 from codecraft_curriculum.program import Case
@@ -41,9 +44,12 @@ class PythonCases:
 
 @lru_cache(maxsize=256)
 def _namespace(text: str, file: str) -> dict[str, object]:
-    namespace: dict[str, object] = {"__name__": "codecraft_task_cases", "__file__": file}
+    module = ModuleType(f"codecraft_task_cases_{hashlib.sha256(f'{file}:{text}'.encode()).hexdigest()[:16]}")
+    module.__file__ = file
+    sys.modules[module.__name__] = module  # dataclasses look their module up
     try:
-        exec(compile(text, file, "exec", dont_inherit=True), namespace)  # the task's own code, and trusted as such
+        exec(compile(text, file, "exec", dont_inherit=True), module.__dict__)  # the task's own code, trusted as such
     except Exception as error:
+        del sys.modules[module.__name__]
         raise ValueError(f"{file} fails: {type(error).__name__}: {error}") from error
-    return namespace
+    return module.__dict__

@@ -9,7 +9,22 @@ from codecraft_curriculum import Case, Match, WorkspaceFile
 
 _STEMS = ("report", "Invoice", "photo", "setup", "data", "notes", "thesis", "song")
 _ENDINGS = ("pdf", "PDF", "txt", "Jpg", "tar.gz", "csv", "MP3", "bak")
-_ODD = ("a b", "  two", "-rf", "--help", "it's", 'say "no"', "*", "$HOME", "back\\slash", "é", "[x]", "~", "-n", "a.b c")
+_ODD = (
+    "a b",
+    "  two",
+    "-rf",
+    "--help",
+    "it's",
+    'say "no"',
+    "*",
+    "$HOME",
+    "back\\slash",
+    "é",
+    "[x]",
+    "~",
+    "-n",
+    "a.b c",
+)
 
 
 def plain(rng: random.Random, /) -> Sequence[Case]:

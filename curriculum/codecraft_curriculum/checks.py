@@ -19,6 +19,7 @@ from codecraft_curriculum.data_checks import DATA_CHECKS, CheckReader
 from codecraft_curriculum.errors import TaskFileError, did_you_mean
 from codecraft_curriculum.fields import Table, as_table, read_bounded
 from codecraft_curriculum.file_tables import read_files
+from codecraft_curriculum.git_checks import GIT_BRANCH_FIELDS, read_git_branch
 from codecraft_curriculum.git_clone import GitCloneGrader
 from codecraft_curriculum.grade import Grader, excerpt
 from codecraft_curriculum.graders import (
@@ -219,6 +220,7 @@ _READERS: dict[str, CheckReader] = {
     ),
     **DATA_CHECKS,
     "git-clone": (_read_git_clone, ("directory", "remote")),
+    "git-branch": (lambda table, context: read_git_branch(table, context.repositories), GIT_BRANCH_FIELDS),
     "all-of": (_read_all_of, ("combine", "checks")),
     "any-of": (_read_any_of, ("checks",)),
 }

@@ -166,8 +166,16 @@ def _read_repository(values: Mapping[str, object], file: Path, where: str) -> tu
     try:
         for number, inner in enumerate(table.tables("commits")):
             place = f"{where}.commits[{number}]"
-            commit = Table(inner, file=file, where=place, allowed=("message", "files", "remove"))
-            commits.append(Commit(commit.text("message"), read_files(commit, "files"), commit.texts("remove", ())))
+            commit = Table(inner, file=file, where=place, allowed=("message", "files", "remove", "branch", "tag"))
+            commits.append(
+                Commit(
+                    commit.text("message"),
+                    read_files(commit, "files"),
+                    commit.texts("remove", ()),
+                    branch=commit.text("branch", ""),
+                    tag=commit.text("tag", ""),
+                )
+            )
         author = table.text("author", "Codecraft <codecraft@example.org>")
         repository = GitRepository(tuple(commits), branch=table.text("branch", "main"), author=author)
     except TaskFileError:

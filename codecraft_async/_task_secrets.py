@@ -12,7 +12,10 @@ from codecraft_curriculum import AllOf, AnyOf, GitRepository, Task, Workspace
 _LEAST_BYTES = 24  # shorter ones, such as a name or a number, are found everywhere
 _HEREDOC = re.compile(r"<<-?\s*'?\"?(\w+)'?\"?[^\n]*\n(.*?)\n\1\b", re.DOTALL)
 _TASK_FILE = b"codecraft_curriculum/tasks/"
-_OPEN = frozenset({"path", "directory", "command", "query", "cwd", "env"})  # fields that say where, and not what
+# Fields that say where, and not what; and the commits that a history is compared with, which are in the workspace.
+_OPEN = frozenset(
+    {"path", "directory", "command", "query", "cwd", "env", "at", "base", "contains", "same_tree", "author"}
+)
 
 
 def secrets_of(task: Task, *, passed: Set[str]) -> dict[str, bytes]:

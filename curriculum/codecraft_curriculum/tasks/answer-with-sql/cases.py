@@ -33,10 +33,13 @@ def _tables(rng: random.Random) -> _Tables:
         [number, f"M{number}", rng.choice(["Bern", "Oslo", "Lima", None])] for number in numbers
     ]
     courses: list[list[object]] = [[number, f"Course {number}"] for number in range(1, 5)]
-    visits: list[list[object]] = []
-    for number in rng.sample(numbers, 6):
-        for course in rng.sample((1, 2, 3), rng.randint(1, 3)):
-            visits.append([number, course, rng.randint(0, 6), f"2024-{rng.randint(1, 4):02}-{rng.randint(1, 28):02}"])
+    visitors = [
+        (number, course) for number in rng.sample(numbers, 6) for course in rng.sample((1, 2, 3), rng.randint(1, 3))
+    ]
+    days = [f"2024-{rng.randint(1, 4):02}-{rng.randint(1, 28):02}" for _ in visitors]
+    visits: list[list[object]] = [
+        [*visitor, rng.randint(0, 6), day] for visitor, day in zip(visitors, days, strict=True)
+    ]
     fees: list[list[object]] = [
         [f"2024-{rng.randint(1, 4):02}-{rng.randint(1, 28):02}", rng.randint(-500, 2_000)] for _ in range(10)
     ]

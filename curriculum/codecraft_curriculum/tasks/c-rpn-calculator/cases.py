@@ -19,9 +19,9 @@ def sums(rng: random.Random, /) -> Sequence[Case]:
 def mistakes(rng: random.Random, /) -> Sequence[Case]:
     """Return lines that are no sums, between some that are."""
     number = rng.randint(2, 99)
-    wrong = [[number, "+"], [], ["-"], [number, number], [number, 0, "/"], [number, 0, "%"], [number, "x", "+"]]
-    wrong += [["1.5"], ["--2"], [f"{number}a"], ["+", number, 2], [number, 1, "+", "*"], ["- 2".replace(" ", "+")]]
-    lines: list[list[_Token]] = [*wrong, *(_sum(rng, 3) for _ in range(4))]
+    lines: list[Sequence[_Token]] = [[number, "+"], [], ["-"], [number, number], [number, 0, "/"], [number, 0, "%"]]
+    lines += [[number, "x", "+"], ["1.5"], ["--2"], [f"{number}a"], ["+", number, 2], [number, 1, "+", "*"], ["-+2"]]
+    lines += [_sum(rng, 3) for _ in range(4)]
     rng.shuffle(lines)
     return [_case(lines)]
 

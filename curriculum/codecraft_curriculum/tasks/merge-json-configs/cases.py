@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from codecraft_curriculum import Case, Match
 
@@ -28,7 +28,11 @@ def nested(rng: random.Random, /) -> Sequence[Case]:
 def removed(rng: random.Random, /) -> Sequence[Case]:
     """Return configurations with null, which removes a value, at several depths and in several places."""
     base = {"host": {"name": "x", "port": rng.randint(1, 99)}, "log": 1, "list": [None, 2]}
-    layers = [base, {"host": {"port": None}, "log": None, "gone": None}, {"log": {"a": None, "b": {"c": None}}}]
+    layers: list[Mapping[str, object]] = [
+        base,
+        {"host": {"port": None}, "log": None, "gone": None},
+        {"log": {"a": None, "b": {"c": None}}},
+    ]
     return [_case(layers), _case([*layers, {"host": None, "more": [None, {"d": None}]}])]
 
 
@@ -39,7 +43,7 @@ def _tree(rng: random.Random, depth: int) -> dict[str, object]:
     }
 
 
-def _case(layers: list[dict[str, object]]) -> Case:
+def _case(layers: Sequence[Mapping[str, object]]) -> Case:
     merged: object = {}
     for layer in layers:
         merged = _merge(merged, layer)

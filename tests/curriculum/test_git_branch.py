@@ -113,6 +113,22 @@ def test_unknown_revision(tmp_path: Path, revision: str, problem: str) -> None:
         load(tmp_path, f'at = "{revision}"')
 
 
+@pytest.mark.parametrize(
+    ("check", "problem"),
+    [
+        ("history = [{ message = 'x' }]", r"unknown field 'message' in grader.checks\[0\].history\[0\]"),
+        ("history = [{ files = { a = 3 } }]", r"history\[0\].files.a: expected text, or a table"),
+        ("history = [{ files = { a = { expected = 'x', match = 'numbers' } } }]", "'numbers' is not allowed"),
+        ("history = [{ subject_regex = '(' }]", "does not compile"),
+        ("history = 'main'", "history: expected a list of tables"),
+    ],
+)
+def test_malformed_rules(tmp_path: Path, check: str, problem: str) -> None:
+    """What is wrong with a rule is said in one line that names the field."""
+    with pytest.raises(TaskFileError, match=problem):
+        load(tmp_path, check)
+
+
 async def test_packed_clone_and_annotated_tag(tmp_path: Path) -> None:
     """Packed objects and references count as loose ones do, and an annotated tag stands for its commit."""
     check = 'base = "main"\nhistory = [{ subject = "Third", changed = [] }]'

@@ -21,7 +21,7 @@ static void show(const char *name, long value, void *context)
 
 int main(void)
 {
-    static char line[1024];
+    static char line[1024], made[1100];
     struct table *table = table_new();
     long value;
 
@@ -52,6 +52,20 @@ int main(void)
             table_each(table, show, ",");
             puts("end");
             break;
+        case 'f': /* fill the table */
+            for (long number = 0; number < atol(rest); number++) {
+                snprintf(made, sizeof made, "%s-%ld", name, number);
+                table_put(table, made, number);
+            }
+            break;
+        case 'h': /* remove every other name */
+            value = 0;
+            for (long number = 0; number < atol(rest); number += 2) {
+                snprintf(made, sizeof made, "%s-%ld", name, number);
+                value += table_remove(table, made);
+            }
+            printf("%ld removed\n", value);
+            break;
         }
         memset(line, '?', sizeof line - 1);
     }
@@ -79,12 +93,10 @@ def order(rng: random.Random, /) -> Sequence[Case]:
 
 def many(rng: random.Random, /) -> Sequence[Case]:
     """Return a hundred thousand names, which a list would take far too long to search."""
-    stem = f"n{rng.randint(1, 99)}-"
-    number = 100_000
-    lines = [f"p {stem}{n} {n}" for n in range(number)] + [f"r {stem}{n}" for n in range(0, number, 2)]
+    stem, number = f"n{rng.randint(1, 99)}", 100_000
     wanted = [rng.randrange(number) for _ in range(1_000)]
-    lines += [f"g {stem}{n}" for n in wanted] + ["s"]
-    shown = ["removed"] * (number // 2) + [str(n) if n % 2 else "none" for n in wanted] + [f"size {number // 2}"]
+    lines = [f"f {stem} {number}", f"h {stem} {number}", *(f"g {stem}-{n}" for n in wanted), "s"]
+    shown = [f"{number // 2} removed", *(str(n) if n % 2 else "none" for n in wanted), f"size {number // 2}"]
     return [_driven(lines, shown)]
 
 

@@ -86,7 +86,8 @@ def _report_task(task: Task, episodes: Sequence[Played]) -> TaskReport:
     graded = [episode for episode in episodes if not episode.fault]
     expert = [episode.reward for episode in graded if episode.script.is_expert]
     wrong = [episode for episode in graded if not episode.script.is_expert]
-    failures = {name: [episode.reward for episode in wrong if episode.script.name == name] for name in task.failures}
+    names = (*task.failures, *task.cheats)
+    failures = {name: [episode.reward for episode in wrong if episode.script.name == name] for name in names}
     return TaskReport(
         id=task.id,
         category=task.category,

@@ -42,7 +42,8 @@ class Played:
 def scripts_of(task: Task) -> list[Script]:
     """Return the task's scripts, the expert's first if there is one."""
     scripts = [Script(task.id, EXPERT, (*task.expert, SUBMIT), True)] if task.expert else []
-    return scripts + [Script(task.id, name, (*actions, SUBMIT), False) for name, actions in task.failures.items()]
+    wrong = {**task.failures, **task.cheats}
+    return scripts + [Script(task.id, name, (*actions, SUBMIT), False) for name, actions in wrong.items()]
 
 
 class WorkList:

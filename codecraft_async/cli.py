@@ -1,4 +1,4 @@
-"""The program ``codecraft``: `demo`, `doctor`, `clean`, `images`, `replay` and `export`."""
+"""The program ``codecraft``: `demo`, `tasks`, `doctor`, `clean`, `images`, `replay` and `export`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.text import Text
 from codecraft_async import EpisodeError, __version__
 from codecraft_async._demo_report import printable
 from codecraft_async._images_cli import add_images_parser, run_images
+from codecraft_async._tasks_cli import add_tasks_parser, run_tasks
 from codecraft_async._trajectory_cli import add_trajectory_parsers, run_export, run_replay
 from codecraft_async.demo import DemoOptions, run_demo
 from codecraft_async.doctor import examine, exit_status, render
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "doctor": _doctor,
         "clean": _clean,
         "images": run_images,
+        "tasks": run_tasks,
         "replay": run_replay,
         "export": run_export,
     }[args.command]
@@ -70,7 +72,15 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--curriculum", default="builtin", metavar="PATH", help="a task file, a folder of tasks or a curriculum.json"
     )
-    demo.add_argument("--task", metavar="ID", help="only this task of the curriculum")
+    demo.add_argument(
+        "--tasks",
+        "--task",
+        type=_names,
+        default=(),
+        metavar="ID,ID",
+        help="only these tasks (default: all; of the built-in ones the first five)",
+    )
+    demo.add_argument("--category", metavar="NAME", help="only the tasks of this category")
     demo.add_argument(
         "--rounds", type=_positive, default=3, metavar="N", help="how often each script is played (default: 3)"
     )
@@ -89,7 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     clean.add_argument("--images", action="store_true", help="remove the images that recipes made as well")
     add_images_parser(commands)
     add_trajectory_parsers(commands)
+    add_tasks_parser(commands)
     return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _positive(text: str) -> int:
@@ -160,7 +175,8 @@ async def _demo(args: argparse.Namespace) -> int:
         backend=args.backend,
         num_envs=args.num_envs,
         curriculum=args.curriculum,
-        task=args.task,
+        tasks=args.tasks,
+        category=args.category,
         rounds=args.rounds,
         seed=args.seed,
         json_path=args.json,

@@ -8,7 +8,7 @@ from typing import Unpack
 
 from gymnasium.vector import AutoresetMode
 
-from codecraft_async._choice import choose_tasks, make_sampler
+from codecraft_async._choice import choose_tasks
 from codecraft_async._loop import LoopThread
 from codecraft_async._recovery import Recovery
 from codecraft_async._rules import RuleOptions, Rules
@@ -18,6 +18,7 @@ from codecraft_async._vector_round import Call
 from codecraft_async.env import RESET_LIMIT_S, CodeEnv
 from codecraft_async.recorder import Recorder
 from codecraft_async.runtime import PROVE_EVERY, Runtime
+from codecraft_async.sampling import make_samplers
 from codecraft_async.vector import AsyncioVectorEnv
 from codecraft_curriculum import Curriculum, Sampler
 from codecraft_pool import ImageProgress, Launcher
@@ -28,7 +29,8 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
 
     Observations are a tuple of `num_envs` strings, actions likewise; rewards float64, terminations and truncations
     bool, each of shape (num_envs,). `info` holds arrays of that length, by the keys of `CodeEnv`. With the "sequential"
-    sampler, environment i gives the tasks i, i + num_envs, ... of the curriculum, round and round.
+    sampler, environment i gives the tasks i, i + num_envs, ... of the curriculum, round and round; all other samplers
+    are shared by the environments.
 
     Where one environment can have no sandbox at a reset, the others' episodes go on: its observation is empty, `info`
     has the fault and ``valid`` False, and its next step ends the episode, truncated. Only where no sandbox can be had
@@ -92,9 +94,10 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         recorder, self._own_recorder = open_recorder(record)
         source = curriculum_source(curriculum)
         tracks = [recorder and Track(recorder, curriculum_source=source) for _ in range(num_envs)]
-        samplers = [make_sampler(sampler, tasks, offset=index, stride=num_envs) for index in range(num_envs)]
+        self.samplers = make_samplers(sampler, tasks, num_envs)
+        """What picks the tasks of each environment; all the same one, but for sequential ones."""
         super().__init__(
-            [partial(make, sampler=each, record=track) for each, track in zip(samplers, tracks, strict=True)],
+            [partial(make, sampler=each, record=track) for each, track in zip(self.samplers, tracks, strict=True)],
             autoreset_mode=autoreset_mode,
             render_mode=render_mode,
             loop=loop,

@@ -6,10 +6,16 @@ from codecraft_curriculum import (
     BUILTIN_CASE_SOURCES as BUILTIN_CASE_SOURCES,
 )
 from codecraft_curriculum import (
+    FIRST_TASKS as FIRST_TASKS,
+)
+from codecraft_curriculum import (
     WORKSPACE_MTIME_S as WORKSPACE_MTIME_S,
 )
 from codecraft_curriculum import (
     WORKSPACE_PATH as WORKSPACE_PATH,
+)
+from codecraft_curriculum import (
+    AdaptiveSampler as AdaptiveSampler,
 )
 from codecraft_curriculum import (
     AllOf as AllOf,
@@ -39,10 +45,16 @@ from codecraft_curriculum import (
     Commit as Commit,
 )
 from codecraft_curriculum import (
+    CsvGrader as CsvGrader,
+)
+from codecraft_curriculum import (
     Curriculum as Curriculum,
 )
 from codecraft_curriculum import (
     CurriculumError as CurriculumError,
+)
+from codecraft_curriculum import (
+    Exchange as Exchange,
 )
 from codecraft_curriculum import (
     ExitStatusGrader as ExitStatusGrader,
@@ -69,6 +81,12 @@ from codecraft_curriculum import (
     GradingSandbox as GradingSandbox,
 )
 from codecraft_curriculum import (
+    JsonGrader as JsonGrader,
+)
+from codecraft_curriculum import (
+    Learner as Learner,
+)
+from codecraft_curriculum import (
     LookAhead as LookAhead,
 )
 from codecraft_curriculum import (
@@ -78,16 +96,34 @@ from codecraft_curriculum import (
     OutputGrader as OutputGrader,
 )
 from codecraft_curriculum import (
+    PartialSolution as PartialSolution,
+)
+from codecraft_curriculum import (
     ProgramGrader as ProgramGrader,
+)
+from codecraft_curriculum import (
+    PythonCases as PythonCases,
 )
 from codecraft_curriculum import (
     RandomSource as RandomSource,
 )
 from codecraft_curriculum import (
+    Resumable as Resumable,
+)
+from codecraft_curriculum import (
     Sampler as Sampler,
 )
 from codecraft_curriculum import (
+    SamplerStateError as SamplerStateError,
+)
+from codecraft_curriculum import (
     SequentialSampler as SequentialSampler,
+)
+from codecraft_curriculum import (
+    ServerGrader as ServerGrader,
+)
+from codecraft_curriculum import (
+    SqliteGrader as SqliteGrader,
 )
 from codecraft_curriculum import (
     Task as Task,
@@ -97,6 +133,12 @@ from codecraft_curriculum import (
 )
 from codecraft_curriculum import (
     TaskLimits as TaskLimits,
+)
+from codecraft_curriculum import (
+    TreeEntry as TreeEntry,
+)
+from codecraft_curriculum import (
+    TreeGrader as TreeGrader,
 )
 from codecraft_curriculum import (
     Ungraded as Ungraded,
@@ -109,6 +151,9 @@ from codecraft_curriculum import (
 )
 from codecraft_curriculum import (
     UnknownTask as UnknownTask,
+)
+from codecraft_curriculum import (
+    WeightedSampler as WeightedSampler,
 )
 from codecraft_curriculum import (
     Workspace as Workspace,
@@ -134,8 +179,10 @@ from codecraft_curriculum import (
 
 __all__ = [
     "BUILTIN_CASE_SOURCES",
+    "FIRST_TASKS",
     "WORKSPACE_MTIME_S",
     "WORKSPACE_PATH",
+    "AdaptiveSampler",
     "AllOf",
     "Answer",
     "AnswersGrader",
@@ -145,8 +192,10 @@ __all__ = [
     "CommandOutcome",
     "CommandSpec",
     "Commit",
+    "CsvGrader",
     "Curriculum",
     "CurriculumError",
+    "Exchange",
     "ExitStatusGrader",
     "FileGrader",
     "FixedCases",
@@ -155,20 +204,31 @@ __all__ = [
     "Grade",
     "Grader",
     "GradingSandbox",
+    "JsonGrader",
+    "Learner",
     "LookAhead",
     "Match",
     "OutputGrader",
+    "PartialSolution",
     "ProgramGrader",
+    "PythonCases",
     "RandomSource",
+    "Resumable",
     "Sampler",
+    "SamplerStateError",
     "SequentialSampler",
+    "ServerGrader",
+    "SqliteGrader",
     "Task",
     "TaskFileError",
     "TaskLimits",
+    "TreeEntry",
+    "TreeGrader",
     "Ungraded",
     "UniformSampler",
     "UnitTestsGrader",
     "UnknownTask",
+    "WeightedSampler",
     "Workspace",
     "WorkspaceError",
     "WorkspaceFile",

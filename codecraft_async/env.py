@@ -11,7 +11,7 @@ import gymnasium
 from gymnasium.error import ResetNeeded
 
 from codecraft_async._branching import Cutting, Shared, cut
-from codecraft_async._choice import choose_tasks, make_sampler, next_task
+from codecraft_async._choice import choose_tasks, next_task
 from codecraft_async._episode import Episode, NoEpisode
 from codecraft_async._one_loop import OneLoop
 from codecraft_async._outcome import Outcome
@@ -24,6 +24,7 @@ from codecraft_async._track import Asked, Opening, Track, open_track
 from codecraft_async.actions import MAX_ACTION_CHARS, SUBMIT
 from codecraft_async.recorder import Recorder
 from codecraft_async.runtime import Runtime, snapshot_of
+from codecraft_async.sampling import learn, make_sampler
 from codecraft_async.spaces import Unicode
 from codecraft_curriculum import Curriculum, LookAhead, Sampler, Task
 from codecraft_pool import (
@@ -64,7 +65,8 @@ class CodeEnv(OneLoop, gymnasium.Env[str, str]):
         task: The id of the one task to give; by default all of the curriculum's are given.
         curriculum: "builtin", a `Curriculum`, or the path of a task file, a folder of tasks or a curriculum.json.
         backend: "auto", "docker", "local", or a launcher, which stays open.
-        sampler: "sequential", "uniform", or a `Sampler`: which task comes next where ``options["task"]`` does not say.
+        sampler: "sequential", "uniform", "weighted" (by difficulty), "adaptive" (by success), or a `Sampler`: which
+            task comes next where ``options["task"]`` does not say.
         render_mode: None, "ansi" or "human".
         runtime: Sandboxes shared with other environments; owned by the caller. By default the environment has its own.
         reset_faults: What a reset does that can have no sandbox. "raise": it raises. "info": it returns an empty
@@ -231,6 +233,8 @@ class CodeEnv(OneLoop, gymnasium.Env[str, str]):
             self._episode = None
             if not outcome.info["valid"]:
                 self._tenant.leave()
+            elif outcome.info["graded"]:
+                learn(self._sampler, episode.task.id, float(outcome.info["score"]))
             self._look_ahead()
         self._latest = outcome
         if self._screen is not None:
@@ -346,6 +350,11 @@ class CodeEnv(OneLoop, gymnasium.Env[str, str]):
     def render(self) -> str | None:
         """Return the last action and what came of it, coloured ("ansi"); otherwise None."""
         return None if self._screen is None else self._screen.render()
+
+    @property
+    def sampler(self) -> Sampler:
+        """What picks the tasks; its state can be saved if it is `Resumable`."""
+        return self._sampler
 
     # --- inside ---
 

@@ -12,7 +12,7 @@ from typing import Final, cast
 
 from codecraft_async.gym_codecraft.interface import InterfaceName
 from codecraft_curriculum import Curriculum, Grader, Task, TaskFileError, load_curriculum
-from codecraft_curriculum.task_files import read_bounded
+from codecraft_curriculum.fields import read_bounded
 from codecraft_pool import WORKSPACE
 
 __all__ = ["DEFAULT", "StudentTask", "StudentTasks"]

@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import cast, get_args
 
+from codecraft_curriculum.check_fields import (
+    COMMAND_FIELDS,
+    MATCH_FIELDS,
+    CheckContext,
+    read_command,
+    read_exit_status,
+    read_match,
+)
 from codecraft_curriculum.composition import COMBINATIONS, AllOf, AnyOf, Combination
+from codecraft_curriculum.data_checks import DATA_CHECKS, CheckReader
 from codecraft_curriculum.errors import TaskFileError, did_you_mean
-from codecraft_curriculum.fields import Table, as_table
+from codecraft_curriculum.fields import Table, as_table, read_bounded
+from codecraft_curriculum.file_tables import read_files
+from codecraft_curriculum.git_checks import GIT_BRANCH_FIELDS, read_git_branch
 from codecraft_curriculum.git_clone import GitCloneGrader
-from codecraft_curriculum.git_repository import GitRepository
 from codecraft_curriculum.grade import Grader, excerpt
 from codecraft_curriculum.graders import (
     Answer,
     AnswerKind,
     AnswersGrader,
-    CommandSpec,
     ExitStatusGrader,
     FileGrader,
     OutputGrader,
 )
-from codecraft_curriculum.matching import MATCH_KINDS, Match, MatchKind
 from codecraft_curriculum.program import Case, CaseSource, FixedCases, ProgramGrader, UnitTestsGrader
-from codecraft_curriculum.sandbox import WORKSPACE_PATH
-from codecraft_curriculum.workspace import check_path
+from codecraft_curriculum.python_cases import PythonCases
+from codecraft_curriculum.workspace import WorkspaceFile, check_path
 
 __all__ = ["CheckContext", "read_grader"]
 
-_COMMON = ("type", "name", "weight")
-_COMMAND = ("command", "cwd", "env", "limit_s", "max_output_bytes")
-_MATCH = ("expected", "match", "tolerance")
+_COMMON = ("type", "name", "weight", "required")
 _MAX_DEPTH = 8
-
-
-@dataclass(frozen=True, slots=True)
-class CheckContext:
-    """What checks of one task file may refer to by name."""
-
-    file: Path
-    repositories: Mapping[str, GitRepository]
-    case_sources: Mapping[str, CaseSource]
 
 
 def read_grader(values: Mapping[str, object], context: CheckContext, where: str = "grader") -> Grader:
@@ -51,23 +47,31 @@ def read_grader(values: Mapping[str, object], context: CheckContext, where: str 
         TaskFileError: naming the check and the field.
     """
     table = Table(values, file=context.file, where=where, allowed=("combine", "checks"))
-    combine = table.choice("combine", COMBINATIONS, "min")
-    graders, weights = _read_checks(table, context)
+    combine = cast(Combination, table.choice("combine", COMBINATIONS, "min"))
+    checks = _read_checks(table, context)
     try:
-        return AllOf(graders, combine=cast(Combination, combine), weights=weights)
+        return AllOf(checks.graders, combine=combine, weights=checks.weights, required=frozenset(checks.required))
     except ValueError as error:
         raise TaskFileError(context.file, f"{where}: {error}") from None
 
 
-def _read_checks(table: Table, context: CheckContext) -> tuple[dict[str, Grader], dict[str, float]]:
-    """Return the graders and the weights of the list ``checks``, by name."""
+@dataclass(frozen=True, slots=True)
+class _Checks:
+    """A list ``checks``, by name."""
+
+    graders: dict[str, Grader] = field(default_factory=dict[str, Grader])
+    weights: dict[str, float] = field(default_factory=dict[str, float])
+    required: list[str] = field(default_factory=list[str])
+
+
+def _read_checks(table: Table, context: CheckContext) -> _Checks:
+    """Return the graders of the list ``checks``, their weights, and which are required."""
     checks = table.tables("checks")
     if not checks:
         raise table.error("checks", "expected at least one [[...checks]] table")
     if table.where.count("checks[") >= _MAX_DEPTH:
         raise table.error("checks", f"nested over {_MAX_DEPTH} deep")
-    graders: dict[str, Grader] = {}
-    weights: dict[str, float] = {}
+    read = _Checks()
     for number, values in enumerate(checks):
         where = f"{table.path('checks')}[{number}]"
         kind = values.get("type")
@@ -77,63 +81,35 @@ def _read_checks(table: Table, context: CheckContext) -> tuple[dict[str, Grader]
             raise TaskFileError(context.file, f"{where}.type: {problem}")
         reader, allowed = _READERS[kind]
         check = Table(values, file=context.file, where=where, allowed=(*_COMMON, *allowed))
-        name = check.text("name", kind if kind not in graders else f"{kind}-{number}")
-        if name in graders:
+        name = check.text("name", kind if kind not in read.graders else f"{kind}-{number}")
+        if name in read.graders:
             raise check.error("name", f"two checks are named {name!r}: rename one")
         try:
-            graders[name] = reader(check, context)
+            read.graders[name] = reader(check, context)
         except TaskFileError:
             raise
         except ValueError as error:
             raise TaskFileError(context.file, f"{where}: {error}") from None
         if "weight" in check:
-            weights[name] = check.number("weight")
-    return graders, weights
-
-
-def _command(table: Table) -> CommandSpec:
-    raw = table.raw("command")
-    return CommandSpec(
-        command=table.text("command") if isinstance(raw, str) else table.texts("command"),
-        cwd=_cwd(table),
-        env=table.texts_by_name("env"),
-        stdin=table.text("stdin", "").encode(),
-        limit_s=table.number("limit_s", 10.0),
-        max_output_bytes=table.whole("max_output_bytes", 1 << 20),
-    )
-
-
-def _cwd(table: Table) -> str:
-    """Return the absolute working directory; the field is relative to the workspace."""
-    relative = table.text("cwd", "")
-    return f"{WORKSPACE_PATH}/{check_path(relative)}" if relative else WORKSPACE_PATH
-
-
-def _match(table: Table) -> Match:
-    kind = table.choice("match", MATCH_KINDS, "stripped")
-    return Match(table.text("expected"), cast(MatchKind, kind), table.number("tolerance", 1e-9))
-
-
-def _exit_status(table: Table) -> int | None:
-    """Return the wanted exit status; the text "any" stands for none."""
-    if "exit_status" in table and table.raw("exit_status") == "any":
-        return None
-    return table.whole("exit_status", 0)
+            read.weights[name] = check.number("weight")
+        if check.truth("required", False):
+            read.required.append(name)
+    return read
 
 
 def _read_exit_status(table: Table, context: CheckContext) -> Grader:
     del context
-    return ExitStatusGrader(_command(table), table.whole("exit_status", 0))
+    return ExitStatusGrader(read_command(table), table.whole("exit_status", 0))
 
 
 def _read_output(table: Table, context: CheckContext) -> Grader:
     del context
-    return OutputGrader(_command(table), _match(table), _exit_status(table))
+    return OutputGrader(read_command(table), read_match(table), read_exit_status(table))
 
 
 def _read_file(table: Table, context: CheckContext) -> Grader:
     del context
-    return FileGrader(check_path(table.text("path")), _match(table), table.whole("max_bytes", 1 << 20))
+    return FileGrader(check_path(table.text("path")), read_match(table), table.whole("max_bytes", 1 << 20))
 
 
 def _read_answers(table: Table, context: CheckContext) -> Grader:
@@ -148,24 +124,58 @@ def _read_answers(table: Table, context: CheckContext) -> Grader:
         answer = Table(values, file=context.file, where=table.path(f"answers.{name}"), allowed=("expected", "match"))
         kind = answer.choice("match", get_args(AnswerKind), "text")
         answers[name] = Answer(answer.text("expected"), cast(AnswerKind, kind))
-    return AnswersGrader(check_path(table.text("path")), answers)
+    return AnswersGrader(check_path(table.text("path")), answers, table.truth("partial", False))
 
 
 def _read_program(table: Table, context: CheckContext) -> Grader:
-    return ProgramGrader(_command(table), _cases(table, context), _exit_status(table))
+    cases, exit_status = _cases(table, context), read_exit_status(table)
+    return ProgramGrader(read_command(table), cases, exit_status, partial=table.truth("partial", False))
 
 
 def _cases(table: Table, context: CheckContext) -> CaseSource:
     if isinstance(table.raw("cases"), str):
+        name = table.text("cases")
+        if name.partition(":")[0].endswith(".py"):
+            return _python_cases(table, context, name)
         return context.case_sources[table.choice("cases", context.case_sources)]
     cases: list[Case] = []
     for number, values in enumerate(table.tables("cases")):
         where = f"{table.path('cases')}[{number}]"
-        case = Table(values, file=context.file, where=where, allowed=("arguments", "stdin", *_MATCH))
-        cases.append(Case(_match(case), case.texts("arguments", ()), case.text("stdin", "").encode()))
+        cases.append(_read_case(Table(values, file=context.file, where=where, allowed=_CASE)))
     if not cases:
         raise table.error("cases", "expected the name of a case source, or a list of at least one case")
     return FixedCases(tuple(cases))
+
+
+def _read_case(case: Table) -> Case:
+    return Case(
+        read_match(case) if "expected" in case else None,
+        case.texts("arguments", ()),
+        case.text("stdin", "").encode(),
+        files=read_files(case, "files"),
+        expected_files=_expected_files(case) if "expected_files" in case else None,
+        exit_status=case.whole("exit_status") if "exit_status" in case else None,
+    )
+
+
+def _expected_files(case: Table) -> dict[str, WorkspaceFile | bytes]:
+    """Return the entries that a case must leave: text stands for a file of this content, whatever its mode."""
+    entries = read_files(case, "expected_files").items()
+    is_text = case.table("expected_files")
+    return {path: entry.data if isinstance(is_text[path], str) else entry for path, entry in entries}
+
+
+def _python_cases(table: Table, context: CheckContext, name: str) -> CaseSource:
+    """Return the function of a Python file beside the task file: ``cases.py``, or ``cases.py:function``."""
+    path, _, function = name.partition(":")
+    if not context.trust_code:
+        raise table.error(
+            "cases",
+            f"{name!r} is Python code, which is run only if you say that you trust it: trust_code=True, or on the "
+            "command line --trust-code",
+        )
+    file = context.file.parent / check_path(path)
+    return PythonCases(read_bounded(file), function or "cases", f"{context.file.parent.name}/{path}")
 
 
 def _read_unit_tests(table: Table, context: CheckContext) -> Grader:
@@ -173,7 +183,7 @@ def _read_unit_tests(table: Table, context: CheckContext) -> Grader:
     return UnitTestsGrader(
         tests=check_path(table.text("tests")),
         module=check_path(table.text("module")),
-        command=_command(table),
+        command=read_command(table),
         right=table.texts("right"),
         wrong=table.texts("wrong"),
     )
@@ -185,29 +195,32 @@ def _read_git_clone(table: Table, context: CheckContext) -> Grader:
 
 
 def _read_all_of(table: Table, context: CheckContext) -> Grader:
-    graders, weights = _read_checks(table, context)
-    return AllOf(graders, combine=cast(Combination, table.choice("combine", COMBINATIONS, "min")), weights=weights)
+    checks = _read_checks(table, context)
+    combine = cast(Combination, table.choice("combine", COMBINATIONS, "min"))
+    return AllOf(checks.graders, combine=combine, weights=checks.weights, required=frozenset(checks.required))
 
 
 def _read_any_of(table: Table, context: CheckContext) -> Grader:
-    graders, weights = _read_checks(table, context)
-    if weights:
-        raise table.error("checks", "weights do not count in any-of: remove them")
-    return AnyOf(graders)
+    checks = _read_checks(table, context)
+    if checks.weights or checks.required:
+        raise table.error("checks", "weight and required do not count in any-of: remove them")
+    return AnyOf(checks.graders)
 
 
-_Reader = Callable[[Table, CheckContext], Grader]
-_READERS: dict[str, tuple[_Reader, tuple[str, ...]]] = {
-    "exit-status": (_read_exit_status, (*_COMMAND, "stdin", "exit_status")),
-    "output": (_read_output, (*_COMMAND, "stdin", *_MATCH, "exit_status")),
-    "file": (_read_file, ("path", "max_bytes", *_MATCH)),
-    "answers": (_read_answers, ("path", "answers")),
-    "program": (_read_program, (*_COMMAND, "cases", "exit_status")),
+_CASE = ("arguments", "stdin", *MATCH_FIELDS, "files", "expected_files", "exit_status")
+_READERS: dict[str, CheckReader] = {
+    "exit-status": (_read_exit_status, (*COMMAND_FIELDS, "stdin", "exit_status")),
+    "output": (_read_output, (*COMMAND_FIELDS, "stdin", *MATCH_FIELDS, "exit_status")),
+    "file": (_read_file, ("path", "max_bytes", *MATCH_FIELDS)),
+    "answers": (_read_answers, ("path", "answers", "partial")),
+    "program": (_read_program, (*COMMAND_FIELDS, "cases", "exit_status", "partial")),
     "unit-tests": (
         _read_unit_tests,
         ("tests", "module", "command", "env", "limit_s", "max_output_bytes", "right", "wrong"),
     ),
+    **DATA_CHECKS,
     "git-clone": (_read_git_clone, ("directory", "remote")),
+    "git-branch": (lambda table, context: read_git_branch(table, context.repositories), GIT_BRANCH_FIELDS),
     "all-of": (_read_all_of, ("combine", "checks")),
     "any-of": (_read_any_of, ("checks",)),
 }

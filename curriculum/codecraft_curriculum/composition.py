@@ -21,13 +21,16 @@ COMBINATIONS: tuple[str, ...] = get_args(Combination)
 class AllOf:
     """Combines named graders: by default the lowest score counts, so everything must pass for a full score.
 
-    ``mean`` pays for parts, by `weights` (1.0 where not given). Parts that run no code of the agent's are graded
-    first, because what they trust (no process of the agent's is alive) ends with the first program that is run.
+    ``mean`` pays for parts, by `weights` (1.0 where not given). A part in `required` is a condition: if its score is
+    not full, that of the whole is 0; in a mean it pays nothing unless it has a weight. Parts that run no code of the
+    agent's are graded first, because what they trust (no process of the agent's is alive) ends with the first program
+    that is run.
     """
 
     graders: Mapping[str, Grader]
     combine: Combination = "min"
     weights: Mapping[str, float] = field(default_factory=FrozenMapping[str, float])
+    required: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "graders", FrozenMapping(self.graders))
@@ -42,6 +45,14 @@ class AllOf:
                 raise ValueError(f"weight for {name!r}, which is no check: the checks are {', '.join(self.graders)}")
             if not (math.isfinite(weight) and weight > 0):
                 raise ValueError(f"weight of {name!r} is {weight}: give a number above 0")
+        self._check_required()
+
+    def _check_required(self) -> None:
+        for name in self.required:
+            if name not in self.graders:
+                raise ValueError(f"{name!r} is required, but no check: the checks are {', '.join(self.graders)}")
+        if self.combine == "mean" and not self._paying():
+            raise ValueError("every check is required and none has a weight, so nothing would pay: give one a weight")
 
     @property
     def runs_agent_code(self) -> bool:
@@ -57,15 +68,26 @@ class AllOf:
         failed = next((name for name in self.graders if not grades[name].passed), None)
         if failed is None:
             return Grade(1.0, parts, f"all {len(parts)} checks passed" if len(parts) > 1 else grades[min(parts)].reason)
+        missed = next((name for name in self.graders if name in self.required and not grades[name].passed), None)
+        if missed is not None:
+            return Grade(0.0, parts, f"{missed}, which is required: {grades[missed].reason}")
         return Grade(self._combined(parts), parts, f"{failed}: {grades[failed].reason}")
+
+    def _paying(self) -> dict[str, float]:
+        """Return the weights of the parts that pay in a mean."""
+        return {
+            name: self.weights.get(name, 1.0)
+            for name in self.graders
+            if name in self.weights or name not in self.required
+        }
 
     def _combined(self, parts: Mapping[str, float]) -> float:
         if self.combine == "min":
             return min(parts.values())
         if self.combine == "product":
             return math.prod(parts.values())
-        weights = {name: self.weights.get(name, 1.0) for name in parts}
-        total = math.fsum(weights[name] * score for name, score in parts.items())
+        weights = self._paying()
+        total = math.fsum(weight * parts[name] for name, weight in weights.items())
         return min(1.0, total / math.fsum(weights.values()))
 
 

@@ -3,6 +3,7 @@
 ::
 
     CurriculumError
+    ├── SamplerStateError (also ValueError) a saved state that is not this sampler's
     ├── TaskFileError (also ValueError)    a task or curriculum file that cannot be used, and why
     ├── UnknownTask (also KeyError)        no task has this id
     └── WorkspaceError (also ValueError)   a file tree that would leave its workspace, or is too large
@@ -16,7 +17,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["CurriculumError", "TaskFileError", "UnknownTask", "WorkspaceError"]
+__all__ = ["CurriculumError", "SamplerStateError", "TaskFileError", "UnknownTask", "WorkspaceError"]
 
 _SHOWN_IDS = 20
 
@@ -58,6 +59,17 @@ class UnknownTask(CurriculumError, KeyError):
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         return _unknown_task, (self.task_id, self.known, self.curriculum)
+
+
+class SamplerStateError(CurriculumError, ValueError):
+    """A state cannot be loaded into a sampler; the message says what it is of."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"this state is not for this sampler: {problem}")
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[SamplerStateError], tuple[str]]:
+        return type(self), (self.problem,)
 
 
 class WorkspaceError(CurriculumError, ValueError):

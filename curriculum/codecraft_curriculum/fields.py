@@ -9,7 +9,9 @@ from typing import NoReturn, cast
 from codecraft_curriculum.errors import TaskFileError, did_you_mean
 from codecraft_curriculum.grade import excerpt
 
-__all__ = ["Table", "as_table"]
+__all__ = ["Table", "as_table", "read_bounded"]
+
+_MAX_FILE_BYTES = 16 << 20
 
 _TYPE_NAMES: dict[type, str] = {
     bool: "true or false",
@@ -82,6 +84,13 @@ class Table:
             self._wrong(name, value, "a number")
         return float(value)
 
+    def truth(self, name: str, default: bool | None = None) -> bool:
+        """Return true or false."""
+        value = self._value(name, default)
+        if not isinstance(value, bool):
+            self._wrong(name, value, "true or false")
+        return value
+
     def texts(self, name: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """Return a list of texts."""
         value = self._value(name, default)
@@ -145,3 +154,22 @@ class Table:
 def as_table(value: object) -> dict[str, object] | None:
     """Return `value` if it is a table (the keys of TOML and JSON tables are texts), else None."""
     return cast(dict[str, object], value) if isinstance(value, dict) else None
+
+
+def read_bounded(file: Path) -> str:
+    """Return the text of a file of at most 16 MiB.
+
+    Raises:
+        TaskFileError: it is missing, no file, too large, or not UTF-8.
+    """
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(_MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise TaskFileError(file, f"cannot be read: {error.strerror}") from None
+    if len(data) > _MAX_FILE_BYTES:
+        raise TaskFileError(file, f"holds over {_MAX_FILE_BYTES} bytes: put large files into the workspace directory")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise TaskFileError(file, f"is not UTF-8 text (byte {error.start})") from None

@@ -7,9 +7,9 @@ borrows the clone's object directory. What comes back is compared with objects t
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
+from codecraft_curriculum.git_objects import BORROW_OBJECTS, resolve_head
 from codecraft_curriculum.git_repository import GitRepository
 from codecraft_curriculum.grade import Grade, excerpt
 from codecraft_curriculum.graders import CommandSpec, read_or_grade
@@ -17,13 +17,7 @@ from codecraft_curriculum.sandbox import GradingSandbox
 
 __all__ = ["GitCloneGrader"]
 
-_CAT_OBJECTS = """
-set -e
-scratch=$(mktemp -d)
-trap 'rm -rf -- "$scratch"' EXIT
-git init -q --bare --template= "$scratch"
-GIT_OBJECT_DIRECTORY="$PWD/$1/.git/objects" git --git-dir="$scratch" cat-file --batch
-"""
+_CAT_OBJECTS = f'{BORROW_OBJECTS}git --git-dir="$scratch" cat-file --batch'
 _LINKS = 'test -d "$1/.git/objects" && test ! -e "$1/.git/objects/info/alternates" && find "$1" -type l'
 # What a link or an alternates file stands for is not in the clone, whose history then goes with the remote.
 
@@ -65,27 +59,11 @@ class GitCloneGrader:
         return f"holds a link that the commit has not: {excerpt(min(others))}" if others else None
 
     async def _check_head(self, sandbox: GradingSandbox) -> str | None:
-        commit = await self._resolve_head(sandbox)
+        commit = await resolve_head(sandbox, f"{self.directory}/.git")
         if isinstance(commit, Grade):
             return commit.reason
         expected = self.repository.head
         return None if commit == expected else f"HEAD is at {commit[:12] or 'nothing'}, expected {expected[:12]}"
-
-    async def _resolve_head(self, sandbox: GradingSandbox) -> str | Grade:
-        head = await self._read_text(sandbox, ".git/HEAD")
-        if isinstance(head, Grade):
-            return head
-        branch = re.fullmatch(r"ref: (refs/heads/[A-Za-z0-9][A-Za-z0-9_-]*)", head)
-        if branch is None:
-            return head if re.fullmatch(r"[0-9a-f]{40}", head) else ""
-        loose = await self._read_text(sandbox, f".git/{branch[1]}")
-        if not isinstance(loose, Grade):
-            return loose if re.fullmatch(r"[0-9a-f]{40}", loose) else ""
-        packed = await self._read_text(sandbox, ".git/packed-refs")
-        if isinstance(packed, Grade):
-            return loose
-        found = re.search(rf"^([0-9a-f]{{40}}) {re.escape(branch[1])}$", packed, re.MULTILINE)
-        return found[1] if found else ""
 
     async def _check_origin(self, sandbox: GradingSandbox) -> str | None:
         config = await self._read_text(sandbox, ".git/config")
@@ -121,7 +99,7 @@ class GitCloneGrader:
         )
         command = CommandSpec(command=_CAT_OBJECTS, max_output_bytes=len(expected) + (64 << 10))
         names = "".join(f"{name}\n" for name in objects).encode()
-        outcome = await command.run(sandbox, arguments=(self.directory,), stdin=names)
+        outcome = await command.run(sandbox, arguments=(f"{self.directory}/.git",), stdin=names)
         if isinstance(outcome, Grade):
             return outcome.reason
         if outcome.exit_code == 127:

@@ -2,7 +2,7 @@
 
 A nested ``.git`` directory can be neither committed nor packaged, and git's own output depends on its version and on
 the compression library. So a task lists commits, and the objects are made here: loose objects in "stored" zlib streams,
-one branch, no empty directories.
+no empty directories.
 """
 
 from __future__ import annotations
@@ -23,16 +23,25 @@ _STORED_BLOCK_BYTES = 65535  # the most that one stored block of a deflate strea
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One commit: its message, the files it adds or changes, and the paths it removes."""
+    """One commit: its message, the files it adds or changes, and the paths it removes.
+
+    `branch` is the one it is made on (the repository's, if empty); a new one starts at the tip of the repository's.
+    `tag` names the commit, without an object of its own.
+    """
 
     message: str
     files: Mapping[str, WorkspaceFile]
     remove: tuple[str, ...] = ()
+    branch: str = ""
+    tag: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "files", FrozenMapping(self.files))
         if not self.message.strip():
             raise ValueError("a commit needs a message")
+        for name in (self.branch, self.tag):
+            if name:
+                _check_reference(name)
         for path, entry in self.files.items():
             check_path(path)
             if entry.kind == "directory":
@@ -63,7 +72,7 @@ class GitObject:
 
 @dataclass(frozen=True, slots=True)
 class GitRepository:
-    """A repository with one branch: a line of commits by one author, one minute apart."""
+    """A repository of commits by one author, one minute apart; `head` and `files` are those of its `branch`."""
 
     commits: tuple[Commit, ...]
     branch: str = "main"
@@ -71,25 +80,61 @@ class GitRepository:
     objects: Mapping[str, GitObject] = field(init=False, repr=False)
     head: str = field(init=False)
     files: Mapping[str, WorkspaceFile] = field(init=False, repr=False)
+    references: Mapping[str, str] = field(init=False, repr=False)
+    parents: Mapping[str, str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.commits:
             raise ValueError("a repository needs at least one commit")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.branch):
-            raise ValueError(f"branch {self.branch!r} is not allowed: use letters, digits, '-' and '_'")
+        _check_reference(self.branch)
         if not re.fullmatch(r"[^<>\n]+ <[^<>\n]+>", self.author):
             raise ValueError(f"author {self.author!r} is not allowed: write 'Name <mail@example.org>'")
+        if self.commits[0].branch not in ("", self.branch):
+            raise ValueError(
+                f"the first commit is on {self.commits[0].branch!r}: begin with the branch {self.branch!r}"
+            )
         objects: dict[str, GitObject] = {}
-        files: dict[str, WorkspaceFile] = {}
-        head = ""
+        files: dict[str, dict[str, WorkspaceFile]] = {self.branch: {}}
+        tips: dict[str, str] = {self.branch: ""}
+        parents: dict[str, str] = {}
+        tags: dict[str, str] = {}
         for number, commit in enumerate(self.commits):
-            _apply(commit, files)
-            Workspace(files)  # refuses a file that is also a directory
-            tree = _add_tree(files, objects)
-            head = _add(GitObject("commit", self._commit_text(commit, tree, head, number)), objects)
+            branch = commit.branch or self.branch
+            tree = files.setdefault(branch, dict(files[self.branch]))
+            parent = tips.get(branch, tips[self.branch])
+            _apply(commit, tree)
+            Workspace(tree)  # refuses a file that is also a directory
+            text = self._commit_text(commit, _add_tree(tree, objects), parent, number)
+            name = tips[branch] = _add(GitObject("commit", text), objects)
+            parents[name] = parent
+            if commit.tag:
+                tags[f"refs/tags/{commit.tag}"] = name
+        references = {f"refs/heads/{branch}": tip for branch, tip in tips.items()} | tags
         object.__setattr__(self, "objects", FrozenMapping(objects))
-        object.__setattr__(self, "head", head)
-        object.__setattr__(self, "files", FrozenMapping(files))
+        object.__setattr__(self, "head", tips[self.branch])
+        object.__setattr__(self, "files", FrozenMapping(files[self.branch]))
+        object.__setattr__(self, "references", FrozenMapping(references))
+        object.__setattr__(self, "parents", FrozenMapping(parents))
+
+    def resolve(self, revision: str) -> str:
+        """Return the name of the commit that ``branch``, ``tag`` or ``branch~2`` (two commits before) stands for.
+
+        Raises:
+            ValueError: there is no such commit.
+        """
+        name, _, steps = revision.partition("~")
+        heads = [self.references.get(f"refs/{kind}/{name}", "") for kind in ("heads", "tags")]
+        commit = heads[0] or heads[1]
+        for _ in range(int(steps) if steps.isdecimal() and len(steps) < 5 else 0):
+            commit = self.parents.get(commit, "")
+        if not commit or bool(steps) != ("~" in revision) or (steps and not steps.isdecimal()):
+            known = ", ".join(reference.split("/", 2)[2] for reference in self.references)
+            raise ValueError(f"no commit {revision!r}: write a branch or a tag, or 'main~2'; there are {known}")
+        return commit
+
+    def tree(self, revision: str) -> str:
+        """Return the name of the tree of a commit (see `resolve`)."""
+        return self.objects[self.resolve(revision)].data.partition(b"\n")[0].decode().removeprefix("tree ")
 
     def bare(self, path: str) -> dict[str, WorkspaceFile]:
         """Return the entries of a bare repository at `path` of a workspace."""
@@ -97,8 +142,9 @@ class GitRepository:
         entries = {
             f"{path}/HEAD": WorkspaceFile(f"ref: refs/heads/{self.branch}\n".encode()),
             f"{path}/config": WorkspaceFile(config),
-            f"{path}/refs/heads/{self.branch}": WorkspaceFile(f"{self.head}\n".encode()),
         }
+        for reference, name in self.references.items():
+            entries[f"{path}/{reference}"] = WorkspaceFile(f"{name}\n".encode())
         for name, item in self.objects.items():
             entries[f"{path}/objects/{name[:2]}/{name[2:]}"] = WorkspaceFile(item.loose(), mode=0o444)
         return entries
@@ -107,6 +153,11 @@ class GitRepository:
         who = f"{self.author} {WORKSPACE_MTIME_S - 60 * (len(self.commits) - number)} +0000"
         lines = [f"tree {tree}", *([f"parent {parent}"] if parent else []), f"author {who}", f"committer {who}"]
         return ("\n".join([*lines, "", commit.message.strip()]) + "\n").encode()
+
+
+def _check_reference(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or ".." in name or name.endswith((".", ".lock")):
+        raise ValueError(f"branch {name!r} is not allowed: use letters, digits, '-', '_' and single dots")
 
 
 def _apply(commit: Commit, files: dict[str, WorkspaceFile]) -> None:

@@ -200,11 +200,12 @@ class AnswersGrader:
     """Passes if a file of the workspace holds each answer, right, in exactly one ``Name: value`` line.
 
     A second line of the same name fails, so an answer that lists all guesses does not pass. Markdown bullets, bold
-    names and back-quotes around values are allowed.
+    names and back-quotes around values are allowed. With `partial` the score is the share of right answers.
     """
 
     path: str
     answers: Mapping[str, Answer]
+    partial: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "answers", FrozenMapping(self.answers))
@@ -229,7 +230,8 @@ class AnswersGrader:
         parts = {name: 1.0 if problem is None else 0.0 for name, problem in problems.items()}
         first = next((problem for problem in problems.values() if problem is not None), None)
         if first is not None:
-            return Grade(0.0, parts, f"{self.path}: {first}")
+            share = sum(parts.values()) / len(parts) if self.partial else 0.0
+            return Grade(share, parts, f"{self.path}: {first}")
         return Grade(1.0, parts, f"all {len(parts)} answers are right")
 
     def _problem(self, name: str, values: list[str]) -> str | None:
@@ -259,12 +261,12 @@ async def read_or_grade(sandbox: GradingSandbox, path: str, *, max_bytes: int = 
     return data
 
 
-def output_problem(outcome: CommandOutcome, match: Match, exit_status: int | None) -> str | None:
-    """Return what is wrong with an outcome, or None."""
+def output_problem(outcome: CommandOutcome, match: Match | None, exit_status: int | None) -> str | None:
+    """Return what is wrong with an outcome, or None; without a `match`, what it printed does not count."""
     if exit_status is not None and outcome.exit_code != exit_status:
         said = f", standard error {excerpt(outcome.stderr[-200:])}" if outcome.stderr else ""
         return f"expected exit status {exit_status}, got {describe_end(outcome)}{said}"
-    return match.mismatch(outcome.stdout)
+    return None if match is None else match.mismatch(outcome.stdout)
 
 
 def describe_end(outcome: CommandOutcome) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from codecraft_curriculum.curriculum import Curriculum
 from codecraft_curriculum.errors import CurriculumError, TaskFileError
-from codecraft_curriculum.fields import Table, as_table
+from codecraft_curriculum.fields import Table, as_table, read_bounded
 from codecraft_curriculum.grade import Grader, Ungraded
 from codecraft_curriculum.task import Task
-from codecraft_curriculum.task_files import read_bounded
 
 __all__ = ["load_gym_codecraft"]
 

@@ -17,9 +17,11 @@ from codecraft_curriculum.program import CaseSource
 from codecraft_curriculum.task import Task
 from codecraft_curriculum.task_files import TASK_FILE, load_task, read_toml
 
-__all__ = ["BUILTIN", "builtin_curriculum", "load_curriculum"]
+__all__ = ["BUILTIN", "FIRST_TASKS", "builtin_curriculum", "load_curriculum"]
 
 BUILTIN = "builtin"
+FIRST_TASKS: tuple[str, ...] = ("hello-world", "git-clone", "sort-numbers", "refactor-sqrt", "review-code")
+"""The built-in tasks to begin with: few, quick, and of different kinds."""
 _ORDER_FILE = "curriculum.toml"
 
 
@@ -28,11 +30,13 @@ def load_curriculum(
     *,
     graders: Mapping[str, Grader] | None = None,
     case_sources: Mapping[str, CaseSource] | None = None,
+    trust_code: bool = False,
 ) -> Curriculum:
     """Return a curriculum: ``"builtin"``, the id of a built-in task, or a path (reads files, blocking).
 
     A path is a directory of task directories, one task directory, a ``task.toml``, or a gym-codecraft
-    ``curriculum.json``. `graders` replaces the graders of tasks, by id.
+    ``curriculum.json``. `graders` replaces the graders of tasks, by id. `case_sources` and `trust_code` are those of
+    `load_task`.
 
     Raises:
         TaskFileError: there is no such thing, or a file of it cannot be used.
@@ -45,7 +49,7 @@ def load_curriculum(
             raise TaskFileError(
                 source,
                 f"no such file or directory, nor a built-in name{hint}; give a directory of tasks, a {TASK_FILE}, a "
-                f"gym-codecraft curriculum.json, '{BUILTIN}', or one of {', '.join(builtin)}",
+                f"gym-codecraft curriculum.json, '{BUILTIN}', or the id of a built-in task (codecraft tasks list)",
             )
         return _with_graders(builtin if source == BUILTIN else builtin.subset([source]), graders or {})
     if source == BUILTIN:
@@ -54,18 +58,18 @@ def load_curriculum(
     if path.suffix == ".json":
         return load_gym_codecraft(path, graders=graders)
     if path.suffix == ".toml" or (path / TASK_FILE).exists():
-        task = load_task(path, case_sources=case_sources)
+        task = load_task(path, case_sources=case_sources, trust_code=trust_code)
         return _with_graders(Curriculum([task], name=task.id), graders or {})
     if path.is_dir():
-        return _with_graders(_load_directory(path, case_sources or {}), graders or {})
+        return _with_graders(_load_directory(path, case_sources or {}, trust_code=trust_code), graders or {})
     raise TaskFileError(path, f"is no curriculum: give a directory of tasks, a {TASK_FILE}, or a curriculum.json")
 
 
 @cache
 def builtin_curriculum() -> Curriculum:
-    """Return the tasks that come with the package; they need no network, and python3 and git in the image."""
+    """Return the tasks that come with the package; they need no network, and of the image python3 and git (or gcc)."""
     with resources.as_file(resources.files("codecraft_curriculum") / "tasks") as directory:
-        return _load_directory(directory, {}, name=BUILTIN)
+        return _load_directory(directory, {}, name=BUILTIN, trust_code=True)
 
 
 def _exists(path: str) -> bool:
@@ -75,7 +79,9 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _load_directory(directory: Path, case_sources: Mapping[str, CaseSource], name: str = "") -> Curriculum:
+def _load_directory(
+    directory: Path, case_sources: Mapping[str, CaseSource], *, trust_code: bool, name: str = ""
+) -> Curriculum:
     """Return the tasks of a directory, in the order of its ``curriculum.toml``, or else of their names."""
     try:
         names = sorted(child.name for child in directory.iterdir() if (child / TASK_FILE).exists())
@@ -88,7 +94,7 @@ def _load_directory(directory: Path, case_sources: Mapping[str, CaseSource], nam
         table = Table(read_toml(order), file=order, allowed=("name", "order"))
         name = name or table.text("name", "")
         names = _ordered(table, names)
-    tasks = [load_task(directory / task, case_sources=case_sources) for task in names]
+    tasks = [load_task(directory / task, case_sources=case_sources, trust_code=trust_code) for task in names]
     try:
         return Curriculum(tasks, name=name or directory.absolute().name)
     except CurriculumError as error:

@@ -7,17 +7,18 @@ patched test frameworks and printed verdicts are just wrong output, and a hard-c
 
 from __future__ import annotations
 
-import io
 import random
-import tarfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from codecraft_curriculum._frozen import FrozenMapping
 from codecraft_curriculum.grade import Grade, excerpt
 from codecraft_curriculum.graders import CommandSpec, describe_end, output_problem, read_or_grade
 from codecraft_curriculum.matching import Match
 from codecraft_curriculum.sandbox import CommandOutcome, GradingSandbox
+from codecraft_curriculum.staging import Expected, Left, archive, as_entry, files_problem, run_staged
+from codecraft_curriculum.workspace import WorkspaceFile, check_path
 
 __all__ = ["Case", "CaseSource", "FixedCases", "ProgramGrader", "UnitTestsGrader"]
 
@@ -36,11 +37,34 @@ cd "$scratch"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One run of a program: what it is given, and what it must print."""
+    """One run of a program: what it is given, and what it must print and leave.
 
-    expected: Match
+    With `files` or `expected_files` it runs in a scratch directory that holds `files` (text, bytes, or entries with a
+    mode or a link; `mtimes` are their times of change, in seconds since 1970), and must leave there what
+    `expected_files` says, and no other file: None stands for whatever. `expected` None: what it prints does not count.
+    `exit_status` overrules that of the check.
+    """
+
+    expected: Match | None
     arguments: tuple[str, ...] = ()
     stdin: bytes = b""
+    files: Mapping[str, Expected] = field(default_factory=FrozenMapping[str, Expected])
+    expected_files: Mapping[str, Expected] | None = None
+    mtimes: Mapping[str, int] = field(default_factory=FrozenMapping[str, int])
+    exit_status: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "files", FrozenMapping(self.files))
+        object.__setattr__(self, "mtimes", FrozenMapping(self.mtimes))
+        if self.expected_files is not None:
+            object.__setattr__(self, "expected_files", FrozenMapping(self.expected_files))
+        for path in (*self.files, *(self.expected_files or {})):
+            check_path(path)
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether it runs in a scratch directory."""
+        return bool(self.files) or self.expected_files is not None
 
 
 class CaseSource(Protocol):
@@ -65,12 +89,16 @@ class FixedCases:
 
 @dataclass(frozen=True, slots=True)
 class ProgramGrader:
-    """Passes if a program answers every case; `seed` None draws new cases from the system's randomness."""
+    """Passes if a program answers every case; `seed` None draws new cases from the system's randomness.
+
+    With `partial` the score is the share of the cases that are right; else it stops at the first that is wrong.
+    """
 
     command: CommandSpec
     cases: CaseSource
     exit_status: int | None = 0
     seed: int | None = None
+    partial: bool = False
 
     @property
     def runs_agent_code(self) -> bool:
@@ -82,15 +110,42 @@ class ProgramGrader:
         cases = self.cases(_source_of_chance(self.seed))
         if not cases:
             raise ValueError(f"the case source of {self.command} drew no cases: it must return at least one")
+        wrong: list[str] = []
         for number, case in enumerate(cases, 1):
-            outcome = await self.command.run(sandbox, arguments=case.arguments, stdin=case.stdin)
-            if isinstance(outcome, Grade):
-                return Grade.failure(f"case {number} of {len(cases)}: {outcome.reason}")
-            problem = output_problem(outcome, case.expected, self.exit_status)
+            problem = await self._problem(sandbox, case)
             if problem is not None:
-                given = excerpt(" ".join(case.arguments) or case.stdin, 40)
-                return Grade.failure(f"case {number} of {len(cases)}, input {given}: {problem}")
-        return Grade.success(f"all {len(cases)} cases are right")
+                wrong.append(f"case {number} of {len(cases)}{problem}")
+                if not self.partial:
+                    break
+        if not wrong:
+            return Grade.success(f"all {len(cases)} cases are right")
+        return Grade(1 - len(wrong) / len(cases) if self.partial else 0.0, reason=wrong[0])
+
+    async def _problem(self, sandbox: GradingSandbox, case: Case) -> str | None:
+        outcome = await self._run(sandbox, case)
+        if isinstance(outcome, Grade):
+            return f": {outcome.reason}"
+        problem = output_problem(
+            outcome, case.expected, self.exit_status if case.exit_status is None else case.exit_status
+        )
+        if problem is None and isinstance(outcome, Left) and case.expected_files is not None:
+            problem = files_problem(case.expected_files, outcome.files)
+        if problem is None:
+            return None
+        given = excerpt(" ".join(case.arguments) or case.stdin, 40)
+        return f", input {given}: {problem}"
+
+    async def _run(self, sandbox: GradingSandbox, case: Case) -> CommandOutcome | Left | Grade:
+        if not case.is_staged:
+            return await self.command.run(sandbox, arguments=case.arguments, stdin=case.stdin)
+        return await run_staged(
+            self.command,
+            sandbox,
+            arguments=case.arguments,
+            stdin=case.stdin,
+            files={path: as_entry(value) for path, value in case.files.items()},
+            mtimes=case.mtimes,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +204,7 @@ class UnitTestsGrader:
         staged = CommandSpec(
             command=("sh", "-c", _STAGE, "sh", *self.command.command),
             env=self.command.env,
-            stdin=_archive({self.tests: tests, self.module: module}),
+            stdin=archive({self.tests: WorkspaceFile(tests), self.module: WorkspaceFile(module)}),
             limit_s=self.command.limit_s,
             max_output_bytes=self.command.max_output_bytes,
         )
@@ -164,13 +219,3 @@ class UnitTestsGrader:
 
 def _source_of_chance(seed: int | None) -> random.Random:
     return random.SystemRandom() if seed is None else random.Random(seed)
-
-
-def _archive(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()

@@ -11,7 +11,18 @@ from codecraft_curriculum._frozen import FrozenMapping
 from codecraft_curriculum.grade import Grader, Ungraded
 from codecraft_curriculum.workspace import Workspace
 
-__all__ = ["NETWORKS", "RESET_MODES", "USERS", "Network", "ResetMode", "Task", "TaskLimits", "User"]
+__all__ = [
+    "DIFFICULTIES",
+    "NETWORKS",
+    "RESET_MODES",
+    "USERS",
+    "Network",
+    "PartialSolution",
+    "ResetMode",
+    "Task",
+    "TaskLimits",
+    "User",
+]
 
 User = Literal["agent", "root"]
 Network = Literal["none"]
@@ -19,6 +30,7 @@ ResetMode = Literal["restore"]
 USERS: tuple[str, ...] = get_args(User)
 NETWORKS: tuple[str, ...] = get_args(Network)
 RESET_MODES: tuple[str, ...] = get_args(ResetMode)
+DIFFICULTIES: tuple[str, ...] = ("easy", "medium", "hard")
 
 _ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _IMAGE = r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}"
@@ -46,14 +58,28 @@ class TaskLimits:
                 raise ValueError(f"{name} is {value}, which is not allowed: give {low} to {high}")
 
 
+@dataclass(frozen=True, slots=True)
+class PartialSolution:
+    """Actions that solve a part of a task, and the score that its grader must give them."""
+
+    score: float
+    actions: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.score < 1.0:
+            raise ValueError(f"score is {self.score}: give a number between 0 and 1, both excluded")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """What an agent is to do, as data; equal tasks start equal episodes.
 
     `image` is a reference or an alias such as ``codecraft/base``. `setup` commands run as the agent in the workspace
-    before an episode starts. `expert` is a list of shell commands that solves the task, `failures` are named lists that
-    do not: both prove the grader and serve demonstrations, and never enter a sandbox. `notes` is what a file said that
-    is not for the agent, such as hints for a human or a model that grades.
+    before an episode starts. `expert` is a list of shell commands that solves the task; `failures` are named lists that
+    do not, `cheats` those that try to look as if they did, `partial` those that solve a part. All of them prove the
+    grader and serve demonstrations, and never enter a sandbox on their own; `public` are texts of them that an agent
+    may find in its sandbox. `estimated_minutes` is how long somebody who knows the tools needs (0: not said). `notes`
+    is what a file said that is not for the agent, such as hints for a human or a model that grades.
 
     Raises `ValueError` that names the field.
     """
@@ -64,6 +90,7 @@ class Task:
     title: str = ""
     category: str = "general"
     difficulty: str = ""
+    estimated_minutes: float = 0.0
     shell: str = "/bin/sh"
     user: User = "agent"
     workspace: Workspace = field(default_factory=Workspace)
@@ -75,11 +102,19 @@ class Task:
     grader: Grader = field(default_factory=Ungraded)
     expert: tuple[str, ...] = field(default=(), repr=False)
     failures: Mapping[str, tuple[str, ...]] = field(default_factory=FrozenMapping[str, tuple[str, ...]], repr=False)
+    cheats: Mapping[str, tuple[str, ...]] = field(default_factory=FrozenMapping[str, tuple[str, ...]], repr=False)
+    partial: Mapping[str, PartialSolution] = field(default_factory=FrozenMapping[str, PartialSolution], repr=False)
+    public: tuple[str, ...] = field(default=(), repr=False)
     notes: Mapping[str, str] = field(default_factory=FrozenMapping[str, str], repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "failures", FrozenMapping(self.failures))
+        object.__setattr__(self, "cheats", FrozenMapping(self.cheats))
+        object.__setattr__(self, "partial", FrozenMapping(self.partial))
         object.__setattr__(self, "notes", FrozenMapping(self.notes))
+        double = sorted((set(self.failures) & set(self.cheats)) | ({*self.failures, *self.cheats} & set(self.partial)))
+        if double:
+            raise ValueError(f"two scripts of the proof are named {double[0]!r}: rename one")
         if not re.fullmatch(_ID, self.id):
             raise ValueError(
                 f"id {self.id[:80]!r} is not allowed: use 1 to 64 letters, digits, '.', '_' and '-', first no mark"
@@ -90,6 +125,8 @@ class Task:
             raise ValueError(f"image {self.image[:80]!r} is no image reference: write something like 'codecraft/base'")
         if not self.shell.startswith("/"):
             raise ValueError(f"shell {self.shell!r} is not allowed: give an absolute path like '/bin/sh'")
+        if not 0.0 <= self.estimated_minutes <= 10_000:
+            raise ValueError(f"estimated_minutes is {self.estimated_minutes}: give minutes from 0 to 10000")
         if self.max_steps < 1:
             raise ValueError(f"max_steps is {self.max_steps}: give a whole number of at least 1")
         for name, allowed in {"user": USERS, "network": NETWORKS, "reset": RESET_MODES}.items():

@@ -335,8 +335,11 @@ def _remove_tree(directory: str) -> None:
 
 def builtin_recipes() -> dict[str, Recipe]:
     """The recipes that come with the package, by image name; reads what Debian release this machine is."""
-    base = DebianRecipe(name="codecraft/base", suite=machine_suite(), packages=("git", "python3"))
-    return {base.name: base}
+    suite = machine_suite()
+    packages = ("git", "python3")
+    base = DebianRecipe(name="codecraft/base", suite=suite, packages=packages)
+    with_c = DebianRecipe(name="codecraft/c", suite=suite, packages=("gcc", *packages, "libc6-dev", "make"))
+    return {base.name: base, with_c.name: with_c}
 
 
 __all__ = ["RECIPE_LABEL", "DebianRecipe", "DockerfileRecipe", "Recipe", "builtin_recipes"]

@@ -134,7 +134,7 @@ def test_make_vec_gives_the_native_vector_environment() -> None:
     [
         ({"task": "hello-wrold"}, UnknownTask, "hello-world"),
         ({"curriculum": "/nowhere"}, ValueError, "/nowhere"),
-        ({"sampler": "best"}, ValueError, "'sequential', 'uniform' or a Sampler"),
+        ({"sampler": "best"}, ValueError, "'sequential', 'uniform', 'weighted', 'adaptive' or a Sampler"),
         ({"max_episode_steps": 0}, ValueError, "at least 1"),
         ({"num_envs": 0}, ValueError, "at least 1"),
         ({"autoreset_mode": "Never"}, ValueError, "Never"),

@@ -11,14 +11,15 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from codecraft_async import CodeEnv, CodeVectorEnv
-from codecraft_async.curriculum import Curriculum, Task, load_curriculum
+from codecraft_async.curriculum import FIRST_TASKS, Curriculum, Task, load_curriculum
 from codecraft_async.pool import BackendUnavailable
 
 pytestmark = pytest.mark.anyio
 
 BACKENDS = [pytest.param("local"), pytest.param("docker", marks=pytest.mark.docker)]
-SCRIPTS = [(task, "expert", task.expert, 1.0) for task in load_curriculum("builtin").values()] + [
-    (task, name, script, 0.0) for task in load_curriculum("builtin").values() for name, script in task.failures.items()
+FIRST = load_curriculum("builtin").subset(FIRST_TASKS)
+SCRIPTS = [(task, "expert", task.expert, 1.0) for task in FIRST.values()] + [
+    (task, name, script, 0.0) for task in FIRST.values() for name, script in {**task.failures, **task.cheats}.items()
 ]
 
 
@@ -34,8 +35,8 @@ async def perform(env: CodeEnv, task: Task, script: tuple[str, ...]) -> tuple[fl
 
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_experts_earn_everything_and_failures_nothing(backend: str) -> None:
-    """Each built-in task, in a real sandbox: its expert's script is worth 1.0, each wrong or cheating one 0.0."""
-    vector = CodeVectorEnv(4, backend=backend)
+    """The first built-in tasks, in real sandboxes: an expert's script is worth 1.0, each wrong or cheating one 0.0."""
+    vector = CodeVectorEnv(4, curriculum=FIRST, backend=backend)
     await vector.areset()
     envs = [env.unwrapped for env in vector.envs]
     jobs = list(enumerate(SCRIPTS))
@@ -53,7 +54,6 @@ async def test_experts_earn_everything_and_failures_nothing(backend: str) -> Non
             group.create_task(work(env))
     await vector.aclose()
     assert {f"{task.id}/{name}": reward for task, name, _, reward in SCRIPTS} == earned
-    assert all(len(task.failures) >= 2 for task in load_curriculum("builtin").values())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -39,8 +39,8 @@ def test_the_digest_follows_the_recipe() -> None:
 
 
 def test_the_builtin_recipe() -> None:
-    """There is a recipe for codecraft/base."""
-    assert ["codecraft/base"] == list(builtin_recipes())
+    """There are recipes for codecraft/base, and for codecraft/c beside it."""
+    assert ["codecraft/base", "codecraft/c"] == list(builtin_recipes())
 
 
 @pytest.mark.parametrize(

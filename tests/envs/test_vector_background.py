@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, ResetNeeded
+from gymnasium.error import ResetNeeded
 
 from codecraft_async.vector import AsyncioVectorEnv
 
@@ -19,44 +18,20 @@ from .vector_envs import (
     NUM_ENVS,
     AsyncWanderer,
     Gate,
+    Resets,
     Scripted,
     assert_same,
+    background_tasks,
+    factories,
     oracle,
     play_async,
     play_sync,
+    reset_under_way,
     scripted,
+    settle,
 )
-from .vector_envs import factories as make_factories
 
 pytestmark = pytest.mark.anyio
-
-
-class Resets:
-    """Holds the second reset of an environment, and every later one, until it is let go."""
-
-    def __init__(self, *, fails: bool = False) -> None:
-        self.gate = Gate(1)
-        self._fails = fails
-
-    async def __call__(self, env: Scripted) -> None:
-        if env.resets:
-            await self.gate()
-            if self._fails:
-                raise OSError("no second sandbox")
-
-
-async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
-def unretrieved(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What asyncio says of failures that nobody looked at."""
-    return [text for text in caplog.messages if "never retrieved" in text or "was destroyed" in text]
-
-
-def background_tasks() -> list[str]:
-    return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("background reset")]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +39,7 @@ def background_tasks() -> list[str]:
 )
 async def test_results_are_those_of_the_foreground(sort: str, kind: str, limit: int | None) -> None:
     """Every number is SyncVectorEnv's, with explicit resets of all sorts in between, by both faces."""
-    makers = make_factories(sort, kind)
+    makers = factories(sort, kind)
     options: dict[str, Any] = {"background_resets": True, "max_concurrency": limit}
     expected = oracle("NextStep", kind)
     async with AsyncioVectorEnv[Any, Any](makers, **options) as vec:
@@ -156,17 +131,13 @@ async def test_a_failed_reset_is_superseded_by_an_explicit_one(caplog: pytest.Lo
         vec.envs[0].unwrapped.on_reset = None  # type: ignore[attr-defined]
         assert ("reset 2",) == (await vec.areset())[0]
     gc.collect()
-    assert not unretrieved(caplog)
+    assert not [text for text in caplog.messages if "never retrieved" in text]
 
 
 async def test_an_explicit_reset_takes_over_the_one_under_way() -> None:
     """Without seed and options, of all or by mask or by hand, there is only one reset."""
     for how in ("all", "mask", "hand"):
-        resets = Resets()
-        async with scripted(2, where=0, reset=resets) as vec:
-            await vec.areset()
-            await vec.astep(("end", "go"))
-            await resets.gate.filled()
+        async with reset_under_way() as (vec, resets):
             mask = {"reset_mask": np.array([True, False])}
             explicit: dict[str, Callable[[], Any]] = {
                 "all": vec.areset,
@@ -202,11 +173,7 @@ async def test_an_explicit_reset_with_arguments_undoes_the_one_under_way(keyword
 
 async def test_a_masked_reset_of_others_leaves_it_alone() -> None:
     """Meanwhile the last observation of the ended episode is what a masked reset returns for it."""
-    resets = Resets()
-    async with scripted(2, where=0, reset=resets) as vec:
-        await vec.areset()
-        await vec.astep(("end", "go"))
-        await resets.gate.filled()
+    async with reset_under_way() as (vec, resets):
         assert ("step 1 end", "reset 2") == (await vec.areset(options={"reset_mask": np.array([False, True])}))[0]
         resets.gate.open.set()
         assert ("reset 2", "step 1 go") == (await vec.astep(("x", "go")))[0]
@@ -245,11 +212,7 @@ async def test_an_environment_that_reuses_its_arrays(mode: str) -> None:
 
 async def test_a_cancelled_step_cuts_off_the_reset_it_waited_for() -> None:
     """As in the foreground: the environment is one of the `interrupted`, and nothing goes on."""
-    resets = Resets()
-    async with scripted(2, where=0, reset=resets) as vec:
-        await vec.areset()
-        await vec.astep(("end", "go"))
-        await resets.gate.filled()
+    async with reset_under_way() as (vec, resets):
         step = asyncio.create_task(vec.astep(("ignored", "go")))
         await settle()
         step.cancel()
@@ -315,103 +278,6 @@ async def test_resets_obey_the_concurrency_limit() -> None:
         for actions in (("end", "go") * 3, ("go", "end") * 3, ("end",) * 6, ("go",) * 6):
             await vec.astep(actions)
         assert (2, 0) == (most, at_work)
-
-
-@pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize("turns", range(4))
-async def test_closing_ends_it(turns: int, fails: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """However far it is, closing cancels it, waits for its end, and closes the environment after that."""
-    resets = Resets(fails=fails)
-    vec = scripted(2, where=0, reset=resets)
-    await vec.areset()
-    await vec.astep(("end", "go"))
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    if fails:
-        resets.gate.open.set()
-        await settle()
-    await vec.aclose()
-    await settle()
-    assert [] == background_tasks()
-    assert [["closed"], ["closed"]] == [env.unwrapped.ended for env in vec.envs]  # type: ignore[attr-defined]
-    with pytest.raises(ClosedEnvironmentError):
-        await vec.astep(("go", "go"))
-    gc.collect()
-    assert not unretrieved(caplog)
-
-
-def test_closing_after_the_callers_loop_has_ended() -> None:
-    """The loop took the reset with it when it ended; closing closes the environments all the same."""
-    resets = Resets()
-    vec = scripted(2, where=0, reset=resets)
-
-    async def use() -> None:
-        await vec.areset()
-        await vec.astep(("end", "go"))
-        await resets.gate.filled()
-
-    asyncio.run(use())
-    vec.close()
-    assert 1 == resets.gate.cancelled
-    assert [["closed"], ["closed"]] == [env.unwrapped.ended for env in vec.envs]  # type: ignore[attr-defined]
-
-
-async def test_attributes_while_it_runs() -> None:
-    """On the caller's loop what would meet a reset half-way is refused; `acall` waits for its end."""
-    resets = Resets()
-    async with scripted(2, where=0, reset=resets) as vec:
-        await vec.areset()
-        await vec.astep(("end", "go"))
-        await resets.gate.filled()
-        for direct in (partial(vec.get_attr, "resets"), partial(vec.set_attr, "steps", 1), vec.render):
-            with pytest.raises(AlreadyPendingCallError, match="`reset` of env 0, in the background") as caught:
-                direct()
-            assert "reset" == caught.value.name
-        call = asyncio.create_task(vec.acall("resets"))
-        await settle()
-        assert not call.done()
-        resets.gate.open.set()
-        assert (2, 1) == await call
-        assert (2, 1) == vec.get_attr("resets")
-
-
-def test_attributes_of_the_synchronous_face_wait() -> None:
-    """In other threads than the loop's, what reads and sets attributes waits for resets in the background."""
-    begun = threading.Event()
-
-    async def reset(env: Scripted) -> None:
-        if env.resets:
-            begun.set()
-            for _ in range(20):
-                await asyncio.sleep(0.001)
-
-    vec = scripted(2, reset=reset)
-    vec.reset()
-    vec.step(("end", "go"))
-    assert begun.wait(20)
-    assert (2, 1) == vec.get_attr("resets")
-    vec.set_attr("resets", [7, 8])
-    assert ("reset 2", "step 2 go") == vec.step(("go", "go"))[0]
-    vec.step_async(("end", "end"))
-    vec.step_wait()
-    vec.call_async("resets")
-    assert (8, 9) == vec.call_wait()
-    vec.close()
-
-
-async def test_a_handle_meets_it() -> None:
-    """A step by hand of an environment that is being reset is refused, and a reset by hand waits for it."""
-    resets = Resets()
-    async with scripted(2, where=0, reset=resets) as vec:
-        await vec.areset()
-        await vec.astep(("end", "go"))
-        await resets.gate.filled()
-        with pytest.raises(ResetNeeded, match="its episode is over"):
-            await vec.envs[0].astep("go")
-        assert "step 2 go" == (await vec.envs[1].astep("go"))[0]
-        resets.gate.open.set()
-        assert "reset 2" == (await vec.envs[0].areset())[0]
-        assert ("step 1 x", "step 3 x") == (await vec.astep(("x", "x")))[0]
 
 
 async def test_generators_draw_as_if_it_had_not_been() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -194,6 +195,42 @@ class Gate:
 def env_tasks() -> list[str]:
     """The names of the tasks that work for environments."""
     return [task.get_name() for task in asyncio.all_tasks() if " of env " in task.get_name()]
+
+
+class Resets:
+    """Holds the second reset of an environment, and every later one, until it is let go."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.gate = Gate(1)
+        self._fails = fails
+
+    async def __call__(self, env: Scripted) -> None:
+        if env.resets:
+            await self.gate()
+            if self._fails:
+                raise OSError("no second sandbox")
+
+
+async def settle() -> None:
+    """Let what runs in the background get as far as it can."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def background_tasks() -> list[str]:
+    """The names of the tasks that reset environments in the background."""
+    return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("background reset")]
+
+
+@asynccontextmanager
+async def reset_under_way() -> AsyncGenerator[tuple[AsyncioVectorEnv[Any, Any], Resets], None]:
+    """Two environments, of which the first has ended its episode and is held in its reset in the background."""
+    resets = Resets()
+    async with scripted(2, where=0, reset=resets) as vec:
+        await vec.areset()
+        await vec.astep(("end", "go"))
+        await resets.gate.filled()
+        yield vec, resets
 
 
 class Bounded(Wanderer):

@@ -167,6 +167,12 @@ def estimate_prompt(messages: Sequence[Message], tools: Sequence[Tool]) -> int:
     return described + sum(message.tokens for message in messages)
 
 
+def estimate_usage(messages: Sequence[Message], tools: Sequence[Tool], text: str, calls: Sequence[ToolCall]) -> Usage:
+    """Return about what a request and its answer used, where nobody has counted."""
+    said = estimate_tokens(text) + sum(estimate_tokens(call.name + call.arguments) for call in calls)
+    return Usage(estimate_prompt(messages, tools), said, is_estimate=True)
+
+
 __all__ = [
     "ChatModel",
     "ChatReply",
@@ -180,4 +186,5 @@ __all__ = [
     "Usage",
     "estimate_prompt",
     "estimate_tokens",
+    "estimate_usage",
 ]

@@ -28,8 +28,7 @@ from codecraft_async.llm.messages import (
     ToolCall,
     ToolChoice,
     Usage,
-    estimate_prompt,
-    estimate_tokens,
+    estimate_usage,
 )
 
 _SHOWN_CHARS: Final = 300
@@ -50,17 +49,7 @@ def request_fields(
     """Return the fields of a request."""
     fields: dict[str, Any] = {"model": model, "messages": [_message_fields(message) for message in messages]}
     if tools:
-        fields["tools"] = [
-            {
-                "type": "function",
-                "function": {
-                    "name": tool.name,
-                    "description": tool.description,
-                    "parameters": dict(tool.parameters),
-                },
-            }
-            for tool in tools
-        ]
+        fields["tools"] = [tool_fields(tool) for tool in tools]
         fields["tool_choice"] = tool_choice
     fields[max_tokens_field] = sampling.max_tokens
     for name in ("temperature", "top_p", "seed"):
@@ -69,6 +58,12 @@ def request_fields(
     if sampling.stop:
         fields["stop"] = list(sampling.stop)
     return fields | dict(sampling.extra)
+
+
+def tool_fields(tool: Tool) -> dict[str, Any]:
+    """Return a tool as a request has it."""
+    function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
+    return {"type": "function", "function": function}
 
 
 def _message_fields(message: Message) -> dict[str, Any]:
@@ -181,8 +176,7 @@ def _usage_of(
         prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
         if prompt is not None and completion is not None:
             return Usage(prompt, completion)
-    said = estimate_tokens(text) + sum(estimate_tokens(call.name + call.arguments) for call in calls)
-    return Usage(estimate_prompt(messages, tools), said, is_estimate=True)
+    return estimate_usage(messages, tools, text, calls)
 
 
 def _count(value: object) -> int | None:
@@ -262,4 +256,4 @@ def shown(data: bytes) -> str:
     return line if len(line) <= _SHOWN_CHARS else f"{line[: _SHOWN_CHARS - 3]}..."
 
 
-__all__ = ["read_error", "read_reply", "request_fields", "shown", "wait_of"]
+__all__ = ["read_error", "read_reply", "request_fields", "shown", "tool_fields", "wait_of"]

@@ -69,8 +69,8 @@ AT_ONCE = RetryPolicy(first_wait_s=0.0, max_wait_s=0.0, max_attempts=4)
 def client_of(server: OpenAIServer, **options: Any) -> ChatClient:
     """A client that tries again at once."""
     endpoint = Endpoint(MODEL, server.base_url, Secret(KEY))
-    options = {"retry": AT_ONCE, "seed": 1} | options
-    return ChatClient(endpoint, **options)
+    defaults: dict[str, Any] = {"retry": AT_ONCE, "seed": 1}
+    return ChatClient(endpoint, **(defaults | options))
 
 
 async def test_a_question_and_its_answer() -> None:

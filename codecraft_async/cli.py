@@ -14,10 +14,12 @@ from rich.console import Console
 from rich.text import Text
 
 from codecraft_async import EpisodeError, __version__
+from codecraft_async._demo_agents import AgentDemoOptions, add_agent_arguments, run_agent_demo
 from codecraft_async._demo_report import printable
 from codecraft_async._images_cli import add_images_parser, run_images
 from codecraft_async.demo import DemoOptions, run_demo
 from codecraft_async.doctor import examine, exit_status, render
+from codecraft_async.llm import LlmError
 from codecraft_curriculum import CurriculumError
 from codecraft_pool import BACKENDS, LaunchError, PoolError, connect_daemon, reap
 
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     work = {"demo": _demo, "doctor": _doctor, "clean": _clean, "images": run_images}[args.command]
     try:
         return _run(lambda: work(args))
-    except (PoolError, CurriculumError, EpisodeError) as error:
+    except (PoolError, CurriculumError, EpisodeError, LlmError) as error:
         return _complain(args.command, str(error))
     except OSError as error:
         if error.filename is None:  # no file that the user named: a fault of the program's own
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--metrics-port", type=_port, metavar="PORT", help="serve Prometheus metrics on 127.0.0.1 (0: any free port)"
     )
+    add_agent_arguments(demo, _positive)
     doctor = commands.add_parser("doctor", help="tell what works on this machine, and what to do about what does not")
     doctor.add_argument("--image", metavar="REF", help="also ask whether this image can be had (its registry is asked)")
     clean = commands.add_parser("clean", help="remove what dead processes left, and nothing else")
@@ -144,6 +147,8 @@ async def _until_signalled(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
 
 
 async def _demo(args: argparse.Namespace) -> int:
+    if (agents := AgentDemoOptions.of(args)) is not None:
+        return await run_agent_demo(agents, Console())
     options = DemoOptions(
         backend=args.backend,
         num_envs=args.num_envs,

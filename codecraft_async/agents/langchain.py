@@ -64,17 +64,19 @@ class LangChainChat:
         fair_key: str = "",
         limit_s: float | None = None,
     ) -> ChatReply:
-        """Return the model's answer; see `ChatModel.chat`. The salt and the fair key mean nothing to LangChain.
+        """Return the model's answer; see `ChatModel.chat`. Salt, fair key and the rest of the sampling mean something
+        to a `ClientChatModel` only.
 
         Raises:
             DeadlineExceeded: It did not come in time.
             AgentFailed: LangChain or the model failed; an error of a `ChatClient` below comes as it is.
         """
-        del salt, fair_key
         runnable: Runnable[Any, AIMessage] = self._model
         if tools:
             runnable = self._model.bind_tools([tool_fields(tool) for tool in tools], tool_choice=tool_choice)
         options: dict[str, Any] = {"stop": list(sampling.stop)} if sampling is not None and sampling.stop else {}
+        if isinstance(self._model, ClientChatModel):
+            options = {"sampling": sampling, "salt": salt, "fair_key": fair_key}
         limit = asyncio.timeout(limit_s or _LIMIT_S)
         try:
             async with limit:
@@ -125,12 +127,19 @@ class ClientChatModel(BaseChatModel):
         tools: Sequence[Tool] = (),
         tool_choice: ToolChoice = "auto",
         sampling: Sampling | None = None,
+        salt: str = "",
+        fair_key: str = "",
         **kwargs: Any,
     ) -> ChatResult:
         if stop and sampling is None:
             sampling = Sampling(stop=tuple(stop))
         reply = await self.client.chat(
-            [from_langchain(message) for message in messages], tools, tool_choice=tool_choice, sampling=sampling
+            [from_langchain(message) for message in messages],
+            tools,
+            tool_choice=tool_choice,
+            sampling=sampling,
+            salt=salt,
+            fair_key=fair_key,
         )
         return ChatResult(generations=[ChatGeneration(message=_answer_of(reply))])
 

@@ -200,6 +200,8 @@ class ChatClient:
             raise  # one of its kinds is a TimeoutError as well
         except TimeoutError:
             so_far = f"; the last attempt: {question.last_error}" if question.last_error is not None else ""
+            if self.limiter.held_s:
+                so_far += f"; the endpoint has asked all calls to wait for another {self.limiter.held_s:.0f} s"
             raise DeadlineExceeded(
                 f"{self._name()}: no answer within {limit_s:g} s, waiting for its turn included{so_far}"
             ) from None

@@ -123,6 +123,11 @@ class Limiter:
         if self._loop is not None:
             self._held_until = max(self._held_until, self._loop.time() + wait_s)
 
+    @property
+    def held_s(self) -> float:
+        """For how many seconds nobody is let through yet because the endpoint has asked for it."""
+        return 0.0 if self._loop is None else max(0.0, self._held_until - self._loop.time())
+
     def stats(self) -> LimiterStats:
         """Return what goes on."""
         return LimiterStats(self._under_way, self._waiting, self._granted, self._held_off)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,17 @@ from codecraft_async.agents.langchain import (
     reply_of,
     to_langchain,
 )
-from codecraft_async.llm import Budget, BudgetExceeded, DeadlineExceeded, KeyRejected, Message, ToolCall, Usage
+from codecraft_async.llm import (
+    Budget,
+    BudgetExceeded,
+    DeadlineExceeded,
+    DiskCache,
+    KeyRejected,
+    Message,
+    Sampling,
+    ToolCall,
+    Usage,
+)
 from codecraft_async.pool import FakeLauncher
 from tests.agents.chats import client_of, sh, told
 from tests.envs.code_envs import make, play
@@ -136,6 +147,19 @@ async def test_errors_of_langchain_end_the_episode() -> None:
         async with client_of(server) as client:
             with pytest.raises(DeadlineExceeded, match=r"ClientChatModel gave no answer within 0\.05 s"):
                 await LangChainChat(ClientChatModel(client=client)).chat([Message("user", "x")], limit_s=0.05)
+
+
+async def test_episodes_over_a_client_keep_their_own_answers(tmp_path: Path) -> None:
+    """Salt and sampling reach the client through LangChain: only a repeated episode is answered by the cache."""
+    async with OpenAIServer(otherwise=calls(("submit", {}))) as server:
+        async with client_of(server, cache=DiskCache(tmp_path)) as client:
+            for episode in ("a", "b", "a"):
+                model = ClientChatModel(client=client)
+                agent = LangChainAgent(model, episode=episode, sampling=Sampling(temperature=0.5))
+                agent.begin("Do it.")
+                assert "submit" == await agent.act("Do it.", {})
+            assert 1 == client.stats().from_cache
+    assert [0.5, 0.5] == [asked["temperature"] for asked in server.asked]
 
 
 @pytest.mark.parametrize(

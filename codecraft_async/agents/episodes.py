@@ -138,6 +138,8 @@ async def _play(env: AsyncEnv, agent: Agent, play: _Play) -> EpisodeResult:
     first, info = await env.areset(seed=play.plan.seed, options=dict(play.plan.options))
     observation = play.instruction = text_of(first)
     play.task = str(info.get("task", ""))
+    if not info.get("valid", True):
+        return play.result("fault", fault_of(info))
     agent.begin(observation)
     while True:
         action = await agent.act(observation, info)

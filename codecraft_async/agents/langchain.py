@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import orjson
 
@@ -16,6 +16,7 @@ from codecraft_async.agents.errors import AgentFailed
 from codecraft_async.agents.model import ModelAgent
 from codecraft_async.llm import (
     ChatClient,
+    ChatOptions,
     ChatReply,
     DeadlineExceeded,
     LlmConfigurationError,
@@ -54,15 +55,7 @@ class LangChainChat:
         self._model = model
 
     async def chat(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Tool] | None = None,
-        *,
-        tool_choice: ToolChoice = "auto",
-        sampling: Sampling | None = None,
-        salt: str = "",
-        fair_key: str = "",
-        limit_s: float | None = None,
+        self, messages: Sequence[Message], tools: Sequence[Tool] | None = None, **options: Unpack[ChatOptions]
     ) -> ChatReply:
         """Return the model's answer; see `ChatModel.chat`. Salt, fair key and the rest of the sampling mean something
         to a `ClientChatModel` only.
@@ -73,20 +66,22 @@ class LangChainChat:
         """
         runnable: Runnable[Any, AIMessage] = self._model
         if tools:
-            runnable = self._model.bind_tools([tool_fields(tool) for tool in tools], tool_choice=tool_choice)
-        options: dict[str, Any] = {"stop": list(sampling.stop)} if sampling is not None and sampling.stop else {}
+            choice = options.get("tool_choice", "auto")
+            runnable = self._model.bind_tools([tool_fields(tool) for tool in tools], tool_choice=choice)
+        sampling, limit_s = options.get("sampling"), options.get("limit_s") or _LIMIT_S
+        drawn: dict[str, Any] = {"stop": list(sampling.stop)} if sampling is not None and sampling.stop else {}
         if isinstance(self._model, ClientChatModel):
-            options = {"sampling": sampling, "salt": salt, "fair_key": fair_key}
-        limit = asyncio.timeout(limit_s or _LIMIT_S)
+            drawn = {name: options.get(name) for name in ("sampling", "salt", "fair_key") if name in options}
+        limit = asyncio.timeout(limit_s)
         try:
             async with limit:
-                answer = await runnable.ainvoke([to_langchain(message) for message in messages], **options)
+                answer = await runnable.ainvoke([to_langchain(message) for message in messages], **drawn)
         except LlmError:
             raise
         except Exception as error:  # whatever a provider's package raises
             if limit.expired():
                 raise DeadlineExceeded(
-                    f"LangChain's {type(self._model).__name__} gave no answer within {limit_s or _LIMIT_S:g} s"
+                    f"LangChain's {type(self._model).__name__} gave no answer within {limit_s:g} s"
                 ) from None
             raise AgentFailed(f"LangChain's {type(self._model).__name__} failed: {type(error).__name__}") from error
         return reply_of(answer, messages, tools or ())

@@ -31,6 +31,7 @@ from codecraft_async.llm.errors import (
 from codecraft_async.llm.limiter import Limiter, LimiterStats, RateLimits
 from codecraft_async.llm.messages import (
     ChatModel,
+    ChatOptions,
     ChatReply,
     MalformedArguments,
     Message,
@@ -48,6 +49,7 @@ __all__ = [
     "BudgetStats",
     "ChatClient",
     "ChatModel",
+    "ChatOptions",
     "ChatReply",
     "ClientStats",
     "ContextTooLong",

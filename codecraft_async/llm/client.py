@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Final, Self
+from typing import Any, Final, Self, Unpack
 
 import aiohttp
 import orjson
@@ -26,7 +26,7 @@ from codecraft_async.llm.errors import (
     RateLimited,
 )
 from codecraft_async.llm.limiter import Limiter, RateLimits
-from codecraft_async.llm.messages import ChatReply, Message, Sampling, Tool, ToolChoice, Usage, estimate_prompt
+from codecraft_async.llm.messages import ChatOptions, ChatReply, Message, Sampling, Tool, Usage, estimate_prompt
 from codecraft_async.llm.retrying import RetryPolicy
 from codecraft_async.llm.wire import read_error, read_reply, request_fields
 
@@ -136,21 +136,12 @@ class ChatClient:
         )
 
     async def chat(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Tool] | None = None,
-        *,
-        tool_choice: ToolChoice = "auto",
-        sampling: Sampling | None = None,
-        salt: str = "",
-        fair_key: str = "",
-        limit_s: float | None = None,
+        self, messages: Sequence[Message], tools: Sequence[Tool] | None = None, **options: Unpack[ChatOptions]
     ) -> ChatReply:
-        """Return the model's answer to *messages*.
+        """Return the model's answer to *messages*; `ChatOptions` tells of the keyword arguments.
 
-        *salt* is part of what an answer is kept under in the cache: with one for each episode and turn, a run that is
-        repeated gets what it got, and no two episodes share an answer. Calls of one *fair_key* take turns with those of
-        others. *limit_s* is this call's limit, in place of the client's.
+        With a cache and a *salt* for each episode and turn, a run that is repeated gets what it got, and no two
+        episodes share an answer.
 
         Cancellation ends the request and gives up its places; an endpoint may bill it all the same, and the budget
         counts its prompt.
@@ -159,14 +150,20 @@ class ChatClient:
             BudgetExceeded, QueueFull, DeadlineExceeded: The caller's own limits.
             EndpointError: The endpoint did not answer, as often as was tried; the kind says why.
         """
+        if unknown := options.keys() - ChatOptions.__annotations__.keys():
+            known = ", ".join(ChatOptions.__annotations__)
+            raise TypeError(
+                f"unknown argument {sorted(unknown)[0]!r}; known: {known} (temperature and the like are fields of Sampling)"
+            )
         tools = tools or ()
-        sampling = sampling or self._sampling
+        sampling = options.get("sampling") or self._sampling
+        limit_s = options.get("limit_s")
         fields = request_fields(
             messages,
             tools,
             model=self.endpoint.model,
             sampling=sampling,
-            tool_choice=tool_choice,
+            tool_choice=options.get("tool_choice", "auto"),
             max_tokens_field=self._max_tokens_field,
         )
         question = _Question(
@@ -175,12 +172,16 @@ class ChatClient:
             tools=tools,
             prompt_tokens=estimate_prompt(messages, tools),
             max_tokens=sampling.max_tokens,
-            fair_key=fair_key,
+            fair_key=options.get("fair_key", ""),
         )
         self._under_way += 1
         try:
-            key = "" if self.cache is None else cache_key(url=self.endpoint.url, request=fields, salt=salt)
-            reply = await self._within(limit_s or self._limit_s, question, key)
+            key = (
+                ""
+                if self.cache is None
+                else cache_key(url=self.endpoint.url, request=fields, salt=options.get("salt", ""))
+            )
+            reply = await self._within(self._limit_s if limit_s is None else limit_s, question, key)
         except Exception:
             self._failed += 1
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict, Unpack
 
 import orjson
 
@@ -136,19 +136,26 @@ class Sampling:
             raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
 
 
+class ChatOptions(TypedDict, total=False):
+    """The keyword arguments of `ChatModel.chat`; each may be left out."""
+
+    tool_choice: ToolChoice
+    """Whether the model may, must or must not call a tool ("auto")."""
+    sampling: Sampling | None
+    """How the answer is drawn; by default as the model was set up."""
+    salt: str
+    """Part of what an answer is kept under in a cache: questions with another salt get answers of their own."""
+    fair_key: str
+    """Calls of one key take turns with those of others."""
+    limit_s: float | None
+    """How long the call may take in all, in seconds; by default as the model was set up."""
+
+
 class ChatModel(Protocol):
     """Whatever answers a chat: a `ChatClient`, LangChain's models behind an adapter, or a test's function."""
 
     async def chat(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Tool] | None = None,
-        *,
-        tool_choice: ToolChoice = "auto",
-        sampling: Sampling | None = None,
-        salt: str = "",
-        fair_key: str = "",
-        limit_s: float | None = None,
+        self, messages: Sequence[Message], tools: Sequence[Tool] | None = None, **options: Unpack[ChatOptions]
     ) -> ChatReply:
         """Return the model's answer; see `ChatClient.chat`."""
         ...
@@ -175,6 +182,7 @@ def estimate_usage(messages: Sequence[Message], tools: Sequence[Tool], text: str
 
 __all__ = [
     "ChatModel",
+    "ChatOptions",
     "ChatReply",
     "MalformedArguments",
     "Message",

@@ -338,6 +338,14 @@ async def test_half_of_a_surrogate_pair_can_be_asked() -> None:
     assert "a?b" == server.asked[0]["messages"][0]["content"]
 
 
+async def test_an_argument_that_is_none_is_not_ignored() -> None:
+    """The error says where it belongs."""
+    with pytest.raises(
+        TypeError, match=r"unknown argument 'temperature'; known: tool_choice, sampling, .* of Sampling"
+    ):
+        await ChatClient(Endpoint(MODEL)).chat(HELLO, temperature=0.0)  # type: ignore[call-arg]
+
+
 @pytest.mark.parametrize("options", [{"limit_s": 0.0}, {"attempt_limit_s": -1.0}])
 def test_limits_that_make_no_sense(options: dict[str, float]) -> None:
     """They are refused when the client is made."""

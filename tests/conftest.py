@@ -24,8 +24,8 @@ NO_DAEMON: Final = pytest.StashKey[str]()
 REAPING: Final = frozenset(
     f"test_{name}.py"
     for name in (
-        *("backend", "benchmark", "cgroups", "cli", "code_vector", "demo", "demo_agents", "demo_metrics", "leftovers"),
-        *("packaging", "readme", "reaper", "sandboxed_env"),
+        *("backend", "benchmark", "cgroups", "cli", "code_vector", "demo", "demo_metrics", "leftovers", "packaging"),
+        *("readme", "reaper", "sandboxed_env"),
     )
 )
 # What takes long and cannot depend on the loop runs on one: such a module has an `anyio_backend` of its own.

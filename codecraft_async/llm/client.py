@@ -153,7 +153,7 @@ class ChatClient:
         if unknown := options.keys() - ChatOptions.__annotations__.keys():
             known = ", ".join(ChatOptions.__annotations__)
             raise TypeError(
-                f"unknown argument {sorted(unknown)[0]!r}; known: {known} (temperature and the like are fields of Sampling)"
+                f"unknown argument {sorted(unknown)[0]!r}; known: {known} (temperature and such are fields of Sampling)"
             )
         tools = tools or ()
         sampling = options.get("sampling") or self._sampling

@@ -340,9 +340,7 @@ async def test_half_of_a_surrogate_pair_can_be_asked() -> None:
 
 async def test_an_argument_that_is_none_is_not_ignored() -> None:
     """The error says where it belongs."""
-    with pytest.raises(
-        TypeError, match=r"unknown argument 'temperature'; known: tool_choice, sampling, .* of Sampling"
-    ):
+    with pytest.raises(TypeError, match=r"unknown argument 'temperature'; known: tool_choice, .* of Sampling"):
         await ChatClient(Endpoint(MODEL)).chat(HELLO, temperature=0.0)  # type: ignore[call-arg]
 
 

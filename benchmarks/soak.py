@@ -16,6 +16,7 @@ from benchmarks.parties import Parties, find_parties
 from benchmarks.results import BenchmarkError
 from benchmarks.stepping import open_env
 from benchmarks.table import now
+from codecraft_async._outcome import fault_text
 
 _LOOKS: Final = 60
 _WARM_UP_SHARE: Final = 0.1  # of the looks: allocators and caches fill up first
@@ -66,9 +67,10 @@ def _run(env: Any, plan: SoakPlan, parties: Parties) -> list[Look]:
     reset = looked = 0
     for number in range(1, rounds + 1):
         info = env.step((_COMMAND,) * env.num_envs)[-1]
-        if info["exit_code"].any() or any(info["fault"]):
-            row = next(i for i in range(env.num_envs) if info["exit_code"][i] or info["fault"][i])
-            raise BenchmarkError(f"environment {row} after {number} vector steps: {info['fault'][row] or 'it failed'}")
+        if info["exit_code"].any() or not info["valid"].all():
+            row = next(i for i in range(env.num_envs) if info["exit_code"][i] or not info["valid"][i])
+            why = fault_text(info, row) or "it failed"
+            raise BenchmarkError(f"environment {row} after {number} vector steps: {why}")
         while reset < resets * number // rounds:
             env.reset()
             reset += 1

@@ -11,6 +11,7 @@ from typing import Any, Final
 import gymnasium
 
 from benchmarks.results import BenchmarkError
+from codecraft_async._outcome import fault_text
 from codecraft_pool import Launcher
 
 _ROOTS_LIMIT_S: Final = 120.0
@@ -56,7 +57,7 @@ def step_for(env: Any, command: str, seconds: float) -> Steps:
         step_s.append(after - before)
         if info["exit_code"].any():
             row = int(info["exit_code"].nonzero()[0][0])
-            why = info["fault"][row] or f"status {info['exit_code'][row]}"
+            why = fault_text(info, row) or f"status {info['exit_code'][row]}"
             raise BenchmarkError(f"{command!r} in environment {row} ended with {why}")
         command_s.extend(info["wall_s"].tolist())
         before = time.perf_counter()

@@ -3,7 +3,21 @@
 Importing this registers the environments:
 
 ``codecraft/Code-v0``
-    `CodeEnv`; with ``gymnasium.make_vec`` the native `CodeVectorEnv`.
+    `CodeEnv`; with ``gymnasium.make_vec`` the native `CodeVectorEnv`. All options of the two are keywords of
+    ``gymnasium.make`` and ``gymnasium.make_vec``: tasks (`task`, `curriculum`, `sampler`), sandboxes (`backend`,
+    `shell`), how actions are written (`actions`, `malformed_reward`, `malformed_retries`, `allow_reset`), what an agent
+    reads (`max_observation_chars`, `ansi`), when an episode is cut off (`max_episode_steps`, `wall_budget_s`,
+    `cpu_budget_s`), what is paid (`reward`, `gamma`), and `render_mode`::
+
+        import gymnasium
+
+        env = gymnasium.make_vec(
+            "codecraft_async:codecraft/Code-v0", num_envs=64, task="sort-numbers", actions="fenced", reward="dense"
+        )
+
+    The part before the colon imports this module; after ``import codecraft_async`` it can be left out.
+``gym_codecraft/CodeCraft-v0``
+    gym-codecraft's environment, `gym_codecraft.CodeCraftEnv`; with ``gymnasium.make_vec`` many of them over one pool.
 """
 
 from __future__ import annotations
@@ -11,6 +25,7 @@ from __future__ import annotations
 import gymnasium
 
 from codecraft_async._episode import EpisodeError
+from codecraft_async._outcome import Outcome
 from codecraft_async.code_vector import CodeVectorEnv
 from codecraft_async.env import CodeEnv
 from codecraft_async.spaces import Unicode
@@ -25,5 +40,12 @@ gymnasium.register(
     nondeterministic=True,  # times and process ids differ from run to run
     disable_env_checker=True,  # it would start sandboxes behind the user's back; the tests run it
 )
+gymnasium.register(
+    "gym_codecraft/CodeCraft-v0",
+    entry_point="codecraft_async.gym_codecraft.env:CodeCraftEnv",
+    vector_entry_point="codecraft_async.gym_codecraft.vector:CodeCraftVectorEnv",
+    nondeterministic=True,
+    disable_env_checker=True,
+)
 
-__all__ = ["AsyncioVectorEnv", "CodeEnv", "CodeVectorEnv", "EpisodeError", "Unicode"]
+__all__ = ["AsyncioVectorEnv", "CodeEnv", "CodeVectorEnv", "EpisodeError", "Outcome", "Unicode"]

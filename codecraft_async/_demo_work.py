@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from codecraft_async.env import SUBMIT
+from codecraft_async.actions import SUBMIT
 from codecraft_curriculum import Curriculum, CurriculumError, RandomSource, Task
 
 EXPERT = "expert"

@@ -4,80 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
+from codecraft_async._budget import Budget
+from codecraft_async._observation import clip, decode, describe
+from codecraft_async._outcome import GraderFailed, Outcome, Truncation, empty_info, tell_fault
+from codecraft_async._rules import Rules
+from codecraft_async.actions import Command, Malformed, Reset, ShellActions, Submit, WriteFile, form_of, read_action
 from codecraft_curriculum import Grade, Task
-from codecraft_pool import CommandResult, RequestRefused, Sandbox, SandboxLost, Shell
+from codecraft_pool import CommandResult, PoolError, RequestRefused, Sandbox, SandboxLost, Shell, Snapshot
 
-MAX_ACTION_CHARS: Final = 100_000
 _SETUP_LIMIT_S: Final = 60.0
 _GRADE_LIMIT_S: Final = 120.0
-_NO_CODE: Final = np.int64(-1)
-_ZERO: Final = np.int64(0)
-_NO_TIME: Final = np.float64(0.0)
 
 
 class EpisodeError(Exception):
     """An episode could not begin because of its task, not because of its sandbox or its agent."""
 
 
-@dataclass(slots=True)
-class Outcome:
-    """What a reset or a step came to.
+class Episode:
+    """Begins, takes actions, and is graded; faults become outcomes, never rewards.
 
-    Keys of `info`, the same after every reset and step: ``task`` (str, the id), ``exit_code`` (int64, -1 if there is
-    none), ``signal`` (int64, 0 if none), ``timed_out`` and ``truncated_output`` (bool), ``wall_s`` (float64, of the
-    command, the grading or, after a reset, the restore), ``steps`` (int64, since the reset), ``graded`` (bool),
-    ``reason`` (str, the grader's), ``fault`` (str, empty unless the infrastructure failed) and ``valid`` (bool, False
-    if the reward means nothing because of a fault).
+    *snapshot* is that of the task's workspace, which the sandbox holds when the episode begins.
     """
 
-    observation: str
-    info: dict[str, Any]
-    reward: float = 0.0
-    terminated: bool = False
-    truncated: bool = False
-
-
-def empty_info(task: str, steps: int) -> dict[str, Any]:
-    """Return an info with every key, in which nothing happened."""
-    return {
-        "task": task,
-        "exit_code": _NO_CODE,
-        "signal": _ZERO,
-        "timed_out": False,
-        "truncated_output": False,
-        "wall_s": _NO_TIME,
-        "steps": np.int64(steps),
-        "graded": False,
-        "reason": "",
-        "fault": "",
-        "valid": True,
-    }
-
-
-class Episode:
-    """Begins, takes actions, and is graded; faults become outcomes, never rewards."""
-
-    def __init__(
-        self,
-        task: Task,
-        sandbox: Sandbox,
-        *,
-        max_steps: int,
-        max_observation_chars: int,
-        persistent_shell: bool = False,
-    ) -> None:
+    def __init__(self, task: Task, sandbox: Sandbox, rules: Rules, snapshot: Snapshot | None = None) -> None:
         self.task = task
+        self.steps = 0
         self._sandbox = sandbox
+        self._rules = rules
+        self._snapshot = snapshot
+        self._parser = rules.parser
         # Ended by the restore of the next episode, like everything else that runs.
-        self._shell: Shell | None = sandbox.shell(shell=task.shell, merge_stderr=True) if persistent_shell else None
-        self._max_steps = max_steps
-        self._max_chars = max_observation_chars
-        self._steps = 0
+        self._shell: Shell | None = (
+            sandbox.shell(shell=task.shell, merge_stderr=True) if rules.shell == "persistent" else None
+        )
+        self._max_steps = rules.max_episode_steps or task.max_steps
+        self._malformed_in_a_row = 0
+        self._blank = empty_info(task.id)
+        self._budget: Budget | None = None
 
     async def begin(self, *, restore_s: float) -> Outcome:
         """Run the task's set-up, and return the first observation.
@@ -88,148 +55,215 @@ class Episode:
             SandboxLost, RequestRefused: The sandbox failed; another one may not.
             EpisodeError: A set-up command failed.
         """
+        await self._set_up()
+        rules = self._rules
+        if rules.wall_budget_s is not None or rules.cpu_budget_s is not None:
+            self._budget = Budget(rules.wall_budget_s, rules.cpu_budget_s)
+        info = self._info()
+        info["wall_s"] = np.float64(restore_s)
+        return Outcome(clip(_instruction(self.task, rules), rules.max_observation_chars), info)
+
+    async def _set_up(self) -> None:
         for command in self.task.setup:
             result = await self._sandbox.run(command, shell=self.task.shell, limit_s=_SETUP_LIMIT_S)
             if result.exit_code != 0:
-                said = _decode(result.stderr)[-500:].strip()
+                said = decode(result.stderr)[-500:].strip()
                 raise EpisodeError(
                     f"task {self.task.id!r}: its set-up {command!r} ended with {result.exit_code}: {said}"
                 )
-        info = empty_info(self.task.id, 0)
-        info["wall_s"] = np.float64(restore_s)
-        return Outcome(clip(_instruction(self.task, persistent=self._shell is not None), self._max_chars), info)
 
-    async def act(self, command: str) -> Outcome:
-        """Run one command of the agent's."""
-        self._steps += 1
-        limits = self.task.limits
-        problem = _problem_of(command)
-        if problem is not None:
-            return self._step_outcome(problem, empty_info(self.task.id, self._steps))
+    async def step(self, text: str) -> Outcome:
+        """Do what the agent's *text* says."""
+        budget = self._budget
+        if budget is not None:
+            spent = budget.spent()
+            if spent:
+                self.steps += 1
+                return self._step_outcome(budget.say(spent), self._info())
+        action = read_action(self._parser, text)
+        if isinstance(action, Malformed):
+            return self._refuse(action)
+        if isinstance(action, Reset) and not self._rules.allow_reset:
+            return self._refuse(Malformed("the workspace cannot be reset here"))
+        self._malformed_in_a_row = 0
+        self.steps += 1
         try:
-            result = await self._run(command)
+            if isinstance(action, Command):
+                return await self._run(action.text)
+            if isinstance(action, WriteFile):
+                return await self._write(action)
+            if isinstance(action, Submit):
+                return await self._submit()
+            return await self._start_over()
+        except (SandboxLost, RequestRefused, EpisodeError, GraderFailed) as exc:
+            return fault_outcome(self.task, self.steps, exc, sandbox=self._sandbox.id)
+
+    async def _run(self, command: str) -> Outcome:
+        limits, budget = self.task.limits, self._budget
+        limit_s, cpu_limit_s = limits.command_limit_s, None
+        if budget is not None:
+            limit_s, cpu_limit_s = budget.command_limit_s(limit_s), budget.cpu_limit_s()
+        try:
+            if self._shell is not None:
+                result = await self._shell.run(
+                    command, limit_s=limit_s, max_output_bytes=limits.max_output_bytes, cpu_limit_s=cpu_limit_s
+                )
+            else:
+                result = await self._sandbox.run(
+                    command,
+                    shell=self.task.shell,
+                    limit_s=limit_s,
+                    max_output_bytes=limits.max_output_bytes,
+                    merge_stderr=True,
+                    cpu_limit_s=cpu_limit_s,
+                )
         except RequestRefused as exc:  # such as a workspace that the agent itself has closed: its own doing
-            return self._step_outcome(f"cannot run the command: {exc.strerror}", empty_info(self.task.id, self._steps))
-        except SandboxLost as exc:
-            return self._fault("sandbox", exc)
-        return self._step_outcome(
-            _describe(result, limits.command_limit_s, limits.max_output_bytes), self._info(result)
-        )
-
-    async def _run(self, command: str) -> CommandResult:
-        limits = self.task.limits
-        if self._shell is not None:
-            return await self._shell.run(
-                command, limit_s=limits.command_limit_s, max_output_bytes=limits.max_output_bytes
-            )
-        return await self._sandbox.run(
-            command,
-            shell=self.task.shell,
-            limit_s=limits.command_limit_s,
+            return self._step_outcome(f"cannot run the command: {_why(exc)}", self._info())
+        if budget is not None:
+            budget.charge(result)
+        text = describe(
+            result,
+            limit_s=limit_s,
             max_output_bytes=limits.max_output_bytes,
-            merge_stderr=True,
+            strip_for=self._rules.max_observation_chars if self._rules.ansi == "strip" else None,
         )
+        return self._step_outcome(text, self._command_info(result))
 
-    async def submit(self) -> Outcome:
+    async def _write(self, action: WriteFile) -> Outcome:
+        try:
+            await self._sandbox.write_file(action.path.removeprefix("/workspace/"), action.data)
+        except RequestRefused as exc:
+            return self._step_outcome(f"cannot write the file: {_why(exc)}", self._info())
+        return self._step_outcome(f"wrote {len(action.data)} bytes to {action.path}", self._info())
+
+    async def _start_over(self) -> Outcome:
+        await self._sandbox.restore(self._snapshot)
+        await self._set_up()
+        return self._step_outcome("the workspace is what it was at the beginning", self._info())
+
+    async def _submit(self) -> Outcome:
         """End every process, then grade what is left in the trees, with programs that no agent had its hands on."""
-        self._steps += 1
         began = time.perf_counter()
-        try:
-            await self._sandbox.end_processes(keep_system=False)
-        except (SandboxLost, RequestRefused) as exc:
-            return self._fault("sandbox", exc)
-        try:
-            async with asyncio.timeout(_GRADE_LIMIT_S):
-                grade = _checked(await self.task.grader.grade(self._sandbox))
-        except SandboxLost as exc:
-            return self._fault("sandbox", exc)
-        except Exception as exc:  # a grader is code of users: whatever it raises is a fault, never a reward
-            return self._fault("grader", exc)
-        info = empty_info(self.task.id, self._steps)
+        await self._sandbox.end_processes(keep_system=False)
+        grade = await grade_of(self.task, self._sandbox)
+        info = self._info()
         info["wall_s"] = np.float64(time.perf_counter() - began)
         info["graded"] = True
+        info["score"] = np.float64(grade.score)
         info["reason"] = grade.reason
         # The reason may quote what was expected; an observation of it could be learnt by heart.
-        return Outcome(
-            clip(f"score {grade.score:g}", self._max_chars), info, reward=float(grade.score), terminated=True
-        )
+        said = clip(f"score {grade.score:g}", self._rules.max_observation_chars)
+        return Outcome(said, info, reward=float(grade.score), terminated=True)
+
+    def _refuse(self, action: Malformed) -> Outcome:
+        rules, form = self._rules, form_of(self._parser)
+        self._malformed_in_a_row += 1
+        is_free = self._malformed_in_a_row <= rules.malformed_retries
+        if not is_free:
+            self.steps += 1
+        info = self._info()
+        info["malformed"] = True
+        info["retry"] = is_free
+        outcome = self._step_outcome(f"{action.problem}\n\n{form}" if form else action.problem, info)
+        outcome.reward = rules.malformed_reward
+        return outcome
 
     def _step_outcome(self, text: str, info: dict[str, Any]) -> Outcome:
-        return Outcome(clip(text, self._max_chars), info, truncated=self._steps >= self._max_steps)
+        why: Truncation = "" if self._budget is None else self._budget.spent()
+        if not why and self.steps >= self._max_steps:
+            why = "max_episode_steps"
+        info["truncation"] = why
+        return Outcome(clip(text, self._rules.max_observation_chars), info, truncated=why != "")
 
-    def _info(self, result: CommandResult) -> dict[str, Any]:
-        info = empty_info(self.task.id, self._steps)
+    def _info(self) -> dict[str, Any]:
+        info = self._blank.copy()
+        info["steps"] = np.int64(self.steps)
+        return info
+
+    def _command_info(self, result: CommandResult) -> dict[str, Any]:
+        info = self._info()
         info["exit_code"] = np.int64(result.exit_code)
-        info["signal"] = np.int64(result.signal)
+        if result.signal:
+            info["signal"] = np.int64(result.signal)
         info["timed_out"] = result.timed_out
         info["truncated_output"] = result.truncated
         info["wall_s"] = np.float64(result.wall_s)
+        info["cpu_s"] = np.float64(result.user_s + result.system_s)
         return info
 
-    def _fault(self, kind: str, exc: BaseException) -> Outcome:
-        info = empty_info(self.task.id, self._steps)
-        info["fault"] = f"{kind}: {type(exc).__name__}: {exc}"
-        info["valid"] = False
-        return Outcome("", info, truncated=True)
+
+class NoEpisode:
+    """Stands for an episode that has no sandbox: whatever is done, it ends with the fault that kept it from beginning.
+
+    For batches, in which the reset of one environment must not fail those of the others.
+    """
+
+    def __init__(self, task: Task, error: PoolError) -> None:
+        self.task = task
+        self.steps = 0
+        self._error = error
+
+    def begin(self) -> Outcome:
+        """Return what the reset comes to."""
+        return Outcome("", tell_fault(empty_info(self.task.id), self._error))
+
+    async def step(self, text: str) -> Outcome:
+        """Return the end of the episode."""
+        del text
+        self.steps += 1
+        return fault_outcome(self.task, self.steps, self._error)
 
 
-def _checked(grade: object) -> Grade:
-    """Return what a grader of the user's gave if it is a `Grade`, whose score is in [0, 1]."""
-    if not isinstance(grade, Grade):
-        raise TypeError(f"a grader must return a Grade, this one returned {grade!r}")
+def fault_outcome(task: Task, steps: int, error: Exception, *, sandbox: str = "") -> Outcome:
+    """Return the end of an episode by a fault, in *sandbox* unless *error* names another."""
+    info = empty_info(task.id)
+    info["steps"] = np.int64(steps)
+    info["truncation"] = "fault"
+    return Outcome("", tell_fault(info, error, sandbox=sandbox), truncated=True)
+
+
+async def grade_of(task: Task, sandbox: Sandbox) -> Grade:
+    """Return the grade of what is in *sandbox*, where nothing of the agent's runs any more.
+
+    Raises:
+        SandboxLost: It died.
+        GraderFailed: The grader crashed, took too long, or returned no `Grade`, whose score is in [0, 1].
+    """
+    try:
+        async with asyncio.timeout(_GRADE_LIMIT_S):
+            grade = await task.grader.grade(sandbox)
+        if not isinstance(grade, Grade):  # pyright: ignore[reportUnnecessaryIsInstance]  # graders are code of users
+            raise TypeError(f"a grader must return a Grade, this one returned {grade!r}")
+    except SandboxLost:
+        raise
+    except Exception as exc:  # whatever it raises is a fault, never a reward
+        raise GraderFailed(exc, sandbox.id) from exc
     return grade
 
 
-def _problem_of(command: str) -> str | None:
-    """Return why no program can be given this text, or None; it is the agent's doing, and for the agent to read."""
-    if len(command) > MAX_ACTION_CHARS:
-        return f"an action cannot be longer than {MAX_ACTION_CHARS} characters"
-    if "\0" in command:
-        return "an action cannot hold a NUL character"
-    try:
-        command.encode()
-    except UnicodeEncodeError:
-        return "an action cannot hold half of a surrogate pair"
-    return None
+def _why(refusal: RequestRefused) -> str:
+    """Return why a request was refused, without the name of the sandbox: what is done again reads the same."""
+    message = str(refusal.strerror)
+    return message.partition(": ")[2] or message
 
 
-def _instruction(task: Task, *, persistent: bool) -> str:
+def _instruction(task: Task, rules: Rules) -> str:
     where = (
         "in one shell that starts in /workspace and keeps its state"
-        if persistent
+        if rules.shell == "persistent"
         else "in /workspace in a shell of its own"
     )
-    return (
-        f"{task.title}\n\n{task.instruction.strip()}\n\n"
-        f"Each action is a shell command, run {where}. "
-        "The action 'submit' ends the episode and has the work graded."
-    )
+    how = f"Commands run {where}."
+    if isinstance(rules.parser, ShellActions):
+        how = (
+            f"Each action is a shell command, run {where}. "
+            "The action 'submit' ends the episode and has the work graded."
+        )
+        if rules.allow_reset:
+            how += " The action 'reset' brings the workspace back to what it is now."
+    elif form_of(rules.parser):
+        how = f"{form_of(rules.parser)}\n\n{how}"
+    return f"{task.title}\n\n{task.instruction.strip()}\n\n{how}"
 
 
-def _describe(result: CommandResult, limit_s: float, max_output_bytes: int) -> str:
-    text = _decode(result.stdout) + _decode(result.stderr)
-    if result.shell_ended:
-        text += "\n[the shell has ended; the next command gets a new one]"
-    if result.timed_out:
-        return f"{text}\n[killed: it ran longer than {limit_s:g} s]"
-    if result.truncated:
-        return f"{text}\n[killed: it printed more than {max_output_bytes} bytes]"
-    return text
-
-
-def _decode(data: bytes) -> str:
-    return data.decode("utf-8", "replace")
-
-
-def clip(text: str, limit: int) -> str:
-    """Return *text* in at most *limit* characters: head and tail kept, and the cut said between them."""
-    if len(text) <= limit:
-        return text
-    note = f"\n[... {len(text) - limit} characters or more left out ...]\n"
-    room = limit - len(note)
-    if room < 2:
-        return text[:limit]
-    return text[: room // 2] + note + text[len(text) - (room - room // 2) :]
-
-
-__all__ = ["MAX_ACTION_CHARS", "Episode", "EpisodeError", "Outcome", "clip", "empty_info"]
+__all__ = ["Episode", "EpisodeError", "NoEpisode", "fault_outcome", "grade_of"]

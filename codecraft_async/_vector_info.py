@@ -116,6 +116,8 @@ def _merge_column(
         for row, value in zip(rows, values, strict=True):
             array[row] = value
         return array
+    if kind is str and full:
+        return np.array(values, dtype=object)
     if kind in (str, list, tuple, bytes) or values[0] is None:
         return _objects(rows, values, num_envs)
     return None

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from codecraft_async import __version__
+from codecraft_async._choice import choose_tasks
 from codecraft_async._demo_report import (
     DemoReport,
     LauncherReport,
@@ -28,8 +29,8 @@ from codecraft_async._demo_report import (
 from codecraft_async._demo_view import DemoView, demo_view
 from codecraft_async._demo_work import Played, Seat, WorkList
 from codecraft_async._images_cli import image_progress
+from codecraft_async._outcome import fault_text
 from codecraft_async.code_vector import CodeVectorEnv
-from codecraft_async.env import choose_tasks
 from codecraft_curriculum import Curriculum
 from codecraft_pool import PoolError, PoolStats, SandboxPool
 
@@ -146,7 +147,7 @@ async def _play(env: CodeVectorEnv, work: WorkList, seats: Sequence[Seat], view:
             episode = seat.end_step(
                 reward=float(rewards[row]),
                 is_over=bool(terminated[row] or truncated[row]),
-                info={key: info[key][row] for key in ("wall_s", "graded", "reason", "fault")},
+                info={key: info[key][row] for key in ("wall_s", "graded", "reason")} | {"fault": fault_text(info, row)},
             )
             if episode is not None:
                 played.append(episode)

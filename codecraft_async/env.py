@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Coroutine
 from contextlib import suppress
 from copy import deepcopy
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, Unpack
 
 import gymnasium
 from gymnasium.error import AlreadyPendingCallError, ResetNeeded
 
-from codecraft_async._episode import MAX_ACTION_CHARS, Episode, Outcome
+from codecraft_async._choice import choose_tasks, make_sampler
+from codecraft_async._episode import Episode, NoEpisode
 from codecraft_async._loop import LoopThread
+from codecraft_async._outcome import Outcome
+from codecraft_async._render import Screen
+from codecraft_async._rules import RuleOptions, Rules
+from codecraft_async._shaping import DenseEpisode, Potential, grading_sandboxes
+from codecraft_async.actions import MAX_ACTION_CHARS, SUBMIT
 from codecraft_async.runtime import Runtime, sandbox_spec, snapshot_of
 from codecraft_async.spaces import Unicode
-from codecraft_curriculum import (
-    Curriculum,
-    LookAhead,
-    Sampler,
-    SequentialSampler,
-    Task,
-    UniformSampler,
-    load_curriculum,
+from codecraft_curriculum import Curriculum, LookAhead, Sampler, Task
+from codecraft_pool import (
+    AcquireTimeout,
+    Launcher,
+    LaunchError,
+    Lease,
+    PoolError,
+    RequestRefused,
+    SandboxLost,
+    SandboxPool,
+    SandboxSpec,
 )
-from codecraft_pool import Launcher, Lease, PoolError, RequestRefused, SandboxLost, SandboxPool
 
 T = TypeVar("T")
 Info = dict[str, Any]
-ShellMode = Literal["fresh", "persistent"]
-SUBMIT = "submit"
-MAX_OBSERVATION_CHARS = 16_384
+ResetFaults = Literal["raise", "info"]
 _RESET_ATTEMPTS = 3
-_ACQUIRE_LIMIT_S = 900.0  # hundreds of environments may start at once, and a daemon makes a few sandboxes a second
+RESET_LIMIT_S = 900.0  # hundreds of environments may start at once, and a daemon makes a few sandboxes a second
+_LEND_LIMIT_S = 120.0
 _CLOSE_LIMIT_S = 30.0
 _CLOSED = "the environment is closed; make a new one"
 _OTHER_LOOP = (
@@ -48,11 +54,13 @@ class CodeEnv(gymnasium.Env[str, str]):
     An action is a `str`: a command for the task's shell, run in the workspace, each in a shell of its own (or, with
     ``shell="persistent"``, all of an episode in one, which keeps directory, variables and functions); the action
     ``submit`` ends the episode: every process is ended, the task's grader looks at what is left, and its score is the
-    reward (in [0, 1]; 0 at every other step). An observation is a `str`: the instruction after a reset, afterwards what
-    the command printed, stdout and stderr in the order of writing.
+    reward (in [0, 1]; 0 at every other step). With another ``actions``, commands, files to write and the end come as
+    models write them: see `codecraft_async.actions`. An observation is a `str`: the instruction after a reset,
+    afterwards what the command printed, stdout and stderr in the order of writing.
 
-    `info` has the same keys, each of one type, after every reset and step: see `Outcome`. A lost sandbox or a grader
-    that failed is no reward: the episode ends truncated, with ``info["fault"]`` set and ``info["valid"]`` False.
+    `info` has the same keys, each of one type, after every reset and step: see `codecraft_async.Outcome`. A lost
+    sandbox or a grader that failed is no reward: the episode ends truncated, with ``info["fault"]`` there and
+    ``info["valid"]`` False.
 
     `reset` and `step` work anywhere; `areset`, `astep` and `aclose` are for a running event loop. One environment uses
     one of the two faces.
@@ -62,14 +70,28 @@ class CodeEnv(gymnasium.Env[str, str]):
         curriculum: "builtin", a `Curriculum`, or the path of a task file, a folder of tasks or a curriculum.json.
         backend: "auto", "docker", "local", or a launcher, which stays open.
         sampler: "sequential", "uniform", or a `Sampler`: which task comes next where ``options["task"]`` does not say.
-        max_episode_steps: Truncate after so many steps; by default the task's own number.
-        shell: "fresh" or "persistent".
-        max_observation_chars: Longer output is cut in its middle, which is said there.
         render_mode: None, "ansi" or "human".
         runtime: Sandboxes shared with other environments; owned by the caller. By default the environment has its own.
+        reset_faults: What a reset does that can have no sandbox. "raise": it raises. "info": it returns an empty
+            observation with ``info["fault"]``, and the next step ends the episode, whatever the action; the reset after
+            that tries again. For batches, where one environment's fault must not end the others' episodes.
+        reset_limit_s: How long a reset waits for a sandbox; a daemon that is away may come back meanwhile.
+        max_episode_steps: Truncate after so many steps; by default the task's own number.
+        wall_budget_s: Truncate once the episode has lasted so long, thinking included; a command is killed there.
+        cpu_budget_s: Truncate once its commands have used so much CPU time; a command is killed there.
+        max_observation_chars: Longer output is cut in its middle, which is said there.
+        ansi: "keep" terminal sequences in observations, or "strip" them (and what progress bars wrote over).
+        shell: "fresh" or "persistent".
+        actions: "shell", "json", "fenced", "tool_calls", or an `ActionParser`.
+        malformed_reward: Paid for an action that cannot be read; the observation says what is wrong with it.
+        malformed_retries: So many such actions in a row do not count as steps.
+        allow_reset: Whether the agent may ask for the workspace as it was at the beginning.
+        reward: "sparse", or "dense": progress is paid at each step, see `codecraft_async._shaping`.
+        gamma: The learner's discount, for "dense".
 
     Raises:
         UnknownTask, TaskFileError: The task or the curriculum cannot be had.
+        ValueError: Another argument is wrong; says which and what is allowed.
     """
 
     metadata = {"render_modes": ["ansi", "human"], "render_fps": 4}  # noqa: RUF012  # declared so by gymnasium
@@ -81,34 +103,38 @@ class CodeEnv(gymnasium.Env[str, str]):
         curriculum: str | Curriculum = "builtin",
         backend: str | Launcher = "auto",
         sampler: str | Sampler = "sequential",
-        max_episode_steps: int | None = None,
-        max_observation_chars: int = MAX_OBSERVATION_CHARS,
-        shell: ShellMode = "fresh",
         render_mode: str | None = None,
         runtime: Runtime | None = None,
+        reset_faults: ResetFaults = "raise",
+        reset_limit_s: float = RESET_LIMIT_S,
+        **rules: Unpack[RuleOptions],
     ) -> None:
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode is {render_mode!r}; it must be None, 'ansi' or 'human'")
-        if shell not in ("fresh", "persistent"):
-            raise ValueError(f"shell is {shell!r}; it must be 'fresh' or 'persistent'")
+        if reset_faults not in ("raise", "info"):
+            raise ValueError(f"reset_faults is {reset_faults!r}; it must be 'raise' or 'info'")
+        if not reset_limit_s > 0:
+            raise ValueError(f"reset_limit_s is {reset_limit_s}; it must be a time in seconds over 0")
+        self.rules = Rules(**rules)
         self.curriculum = choose_tasks(curriculum, task)
-        self._shell: ShellMode = shell
         self.render_mode = render_mode
         self.action_space = Unicode(MAX_ACTION_CHARS)
-        self.observation_space = Unicode(max_observation_chars)
+        self.observation_space = Unicode(self.rules.max_observation_chars)
         self._sampler = make_sampler(sampler, self.curriculum)
-        self._max_episode_steps = _check_steps(max_episode_steps)
-        self._max_observation_chars = max_observation_chars
+        self._raises = reset_faults == "raise"
+        self._reset_limit_s = reset_limit_s
         self._owns_runtime = runtime is None
-        self.runtime = runtime or Runtime(backend, list(self.curriculum.values()), max_sandboxes=1)
+        needed = 1 + grading_sandboxes(self.rules, 1)
+        self.runtime = runtime or Runtime(backend, list(self.curriculum.values()), max_sandboxes=needed)
+        if self.runtime.max_sandboxes < needed:
+            raise ValueError("a dense reward grades copies: the runtime needs more sandboxes than environments")
+        self._potential = Potential(self._lend) if self.rules.reward == "dense" else None
         self._loop: LoopThread | None = None
         self._pool: SandboxPool | None = None
         self._lease: Lease | None = None
-        self._episode: Episode | None = None
+        self._episode: Episode | NoEpisode | None = None
         self._bound: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._calling = ""
-        self._shown = ""
+        self._screen = None if render_mode is None else Screen(render_mode)
 
     # --- the asynchronous face ---
 
@@ -119,7 +145,8 @@ class CodeEnv(gymnasium.Env[str, str]):
 
         Raises:
             UnknownTask: The curriculum has no such task.
-            LaunchError: No sandbox can be started.
+            LaunchError, AcquireTimeout, SandboxLost, RequestRefused: No sandbox can be had (unless
+                ``reset_faults="info"``).
             EpisodeError: The task's own set-up failed.
             AlreadyPendingCallError: Another call is in progress.
         """
@@ -129,21 +156,30 @@ class CodeEnv(gymnasium.Env[str, str]):
             super().reset(seed=seed)
             task = self._choose(options or {})
             self._episode = None
-            episode, outcome = await self._begin_somewhere(task)
-            self._episode = episode
+            self._episode, outcome = await self._begin_somewhere(task)
         finally:
             self._calling = ""
-        self._show(outcome.observation)
+        if self._screen is not None:
+            self._screen.show_reset(outcome)
         return outcome.observation, outcome.info
 
-    async def _begin_somewhere(self, task: Task) -> tuple[Episode, Outcome]:
+    async def _begin_somewhere(self, task: Task) -> tuple[Episode | NoEpisode, Outcome]:
         """Begin in the sandbox at hand, or in another one should that be lost."""
-        for _ in range(_RESET_ATTEMPTS - 1):
+        error: PoolError | None = None
+        for _ in range(_RESET_ATTEMPTS):
             try:
                 return await self._begin(task)
-            except (SandboxLost, RequestRefused):
+            except (SandboxLost, RequestRefused) as exc:
                 self._drop_sandbox()  # the pool replaces it
-        return await self._begin(task)
+                error = exc
+            except (LaunchError, AcquireTimeout) as exc:
+                error = exc
+                break
+        assert error is not None
+        if self._raises:
+            raise error
+        none = NoEpisode(task, error)
+        return none, none.begin()
 
     async def _begin(self, task: Task) -> tuple[Episode, Outcome]:
         self._pool = pool = await self.runtime.pool()
@@ -152,16 +188,19 @@ class CodeEnv(gymnasium.Env[str, str]):
             if self._lease.sandbox.spec != spec:
                 pool.expect(spec, snapshot)  # else what comes back would be restored, to be ended for it right after
             self._drop_sandbox()
-        self._lease = await pool.acquire(spec, snapshot=snapshot, limit_s=_ACQUIRE_LIMIT_S)
-        episode = Episode(
-            task,
-            self._lease.sandbox,
-            max_steps=self._max_episode_steps or task.max_steps,
-            max_observation_chars=self._max_observation_chars,
-            persistent_shell=self._shell == "persistent",
-        )
+        self._lease = await pool.acquire(spec, snapshot=snapshot, limit_s=self._reset_limit_s)
+        sandbox = self._lease.sandbox
+        if self._potential is None:
+            episode = Episode(task, sandbox, self.rules, snapshot)
+        else:
+            episode = DenseEpisode(task, sandbox, self.rules, snapshot, self._potential)
         restored = self._lease.restored
         return episode, await episode.begin(restore_s=0.0 if restored is None else restored.wall_s)
+
+    async def _lend(self, spec: SandboxSpec) -> Lease:
+        """Return another sandbox, for a grading."""
+        pool = await self.runtime.pool()
+        return await pool.acquire(spec, limit_s=_LEND_LIMIT_S)
 
     def _look_ahead(self) -> None:
         """Have a sandbox made ready for the next episode while whoever acts thinks; a hint, which may be wrong."""
@@ -194,7 +233,7 @@ class CodeEnv(gymnasium.Env[str, str]):
             episode = self._episode
             if episode is None:
                 raise ResetNeeded("there is no episode: call reset() before step(), and after an episode has ended")
-            outcome = await (episode.submit() if action.strip() == SUBMIT else episode.act(action))
+            outcome = await episode.step(action)
         finally:
             self._calling = ""
         if outcome.terminated or outcome.truncated:
@@ -202,7 +241,8 @@ class CodeEnv(gymnasium.Env[str, str]):
             if not outcome.info["valid"]:
                 self._drop_sandbox()
             self._look_ahead()
-        self._show(f"$ {action}\n{outcome.observation}")
+        if self._screen is not None:
+            self._screen.show_step(action, outcome)
         return outcome.observation, outcome.reward, outcome.terminated, outcome.truncated, outcome.info
 
     async def aclose(self) -> None:
@@ -243,8 +283,8 @@ class CodeEnv(gymnasium.Env[str, str]):
             self._abandon()
 
     def render(self) -> str | None:
-        """Return the last command and what it printed ("ansi"); otherwise None."""
-        return self._shown if self.render_mode == "ansi" else None
+        """Return the last action and what came of it, coloured ("ansi"); otherwise None."""
+        return None if self._screen is None else self._screen.render()
 
     # --- inside ---
 
@@ -305,33 +345,5 @@ class CodeEnv(gymnasium.Env[str, str]):
         if lease is not None:
             lease.release()
 
-    def _show(self, text: str) -> None:
-        self._shown = text
-        if self.render_mode == "human":
-            sys.stdout.write(f"{text}\n")
 
-
-def choose_tasks(curriculum: str | Curriculum, task: str | None) -> Curriculum:
-    """Return the curriculum that is meant, reduced to *task* if that is given."""
-    whole = curriculum if isinstance(curriculum, Curriculum) else load_curriculum(curriculum)
-    return whole if task is None else Curriculum([whole[task]], name=whole.name)
-
-
-def make_sampler(sampler: str | Sampler, curriculum: Curriculum, *, offset: int = 0, stride: int = 1) -> Sampler:
-    """Return the sampler that *sampler* names; a sequential one starts at *offset* and goes on by *stride*."""
-    if not isinstance(sampler, str):
-        return sampler
-    if sampler == "sequential":
-        return SequentialSampler(curriculum, offset=offset, stride=stride)
-    if sampler == "uniform":
-        return UniformSampler(curriculum)
-    raise ValueError(f"sampler is {sampler!r}; it must be 'sequential', 'uniform' or a Sampler")
-
-
-def _check_steps(max_episode_steps: int | None) -> int | None:
-    if max_episode_steps is not None and max_episode_steps < 1:
-        raise ValueError(f"max_episode_steps is {max_episode_steps}; it must be at least 1")
-    return max_episode_steps
-
-
-__all__ = ["SUBMIT", "CodeEnv", "ShellMode", "choose_tasks", "make_sampler"]
+__all__ = ["RESET_LIMIT_S", "CodeEnv"]

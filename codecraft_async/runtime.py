@@ -57,7 +57,7 @@ class Runtime:
         self._prove_every = prove_every
         self._backend = backend
         self._specs = list(dict.fromkeys(sandbox_spec(task) for task in tasks))
-        self._max = max_sandboxes
+        self.max_sandboxes = max_sandboxes
         self._progress = progress
         self._opening: asyncio.Task[SandboxPool] | None = None
         self._stack = AsyncExitStack()
@@ -94,7 +94,7 @@ class Runtime:
             )
             launcher = self.choice.launcher
             prover = MeasuringProver(Baselines(), launcher)
-            pool = SandboxPool(launcher, max_sandboxes=self._max, prover=prover, prove_every=self._prove_every)
+            pool = SandboxPool(launcher, max_sandboxes=self.max_sandboxes, prover=prover, prove_every=self._prove_every)
             return await self._stack.enter_async_context(pool)
         except BaseException:
             await self._stack.aclose()
@@ -108,7 +108,7 @@ class Runtime:
         """
         pool = await self.pool()
         if len(self._specs) == 1:
-            await pool.prewarm(self._specs[0], self._max, limit_s=_PREWARM_LIMIT_S, progress=progress)
+            await pool.prewarm(self._specs[0], self.max_sandboxes, limit_s=_PREWARM_LIMIT_S, progress=progress)
 
     async def aclose(self) -> None:
         """End every sandbox and close the launcher. Idempotent."""

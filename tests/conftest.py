@@ -25,7 +25,7 @@ REAPING: Final = frozenset(
     f"test_{name}.py"
     for name in (
         *("backend", "benchmark", "cgroups", "cli", "code_vector", "demo", "demo_metrics", "leftovers", "packaging"),
-        *("readme", "reaper", "sandboxed_env"),
+        *("guide", "pulls", "readme", "reaper", "registered", "sandboxed_env"),
     )
 )
 # What takes long and cannot depend on the loop runs on one: such a module has an `anyio_backend` of its own.

@@ -59,6 +59,7 @@ def test_the_wheel_holds_the_packages_the_guest_and_the_tasks_and_nothing_else(w
     }
     assert any(name.startswith("codecraft_pool/_guest/guest-") for name in names)
     assert "codecraft_curriculum/tasks/hello-world/task.toml" in names
+    assert "codecraft_async/gym_codecraft/curriculum.json" in names
     assert {"codecraft_async/py.typed", "codecraft_pool/py.typed", "codecraft_curriculum/py.typed"} <= set(names)
     assert "-none-any" not in wheel.name, "the wheel carries a program for one kind of machine"
 

@@ -18,9 +18,11 @@ from codecraft_async.curriculum import (
 )
 from codecraft_async.pool import FakeAnswer, FakeFiles, FakeLauncher
 
-BOOLS = {"timed_out", "truncated_output", "graded", "valid"}
-TEXTS = {"task", "reason", "fault"}
-NUMBERS = {"exit_code": np.int64, "signal": np.int64, "steps": np.int64, "wall_s": np.float64}
+BOOLS = {"timed_out", "truncated_output", "malformed", "retry", "graded", "valid"}
+TEXTS = {"task", "reason", "truncation"}
+NUMBERS = {"exit_code": np.int64, "signal": np.int64, "steps": np.int64} | dict.fromkeys(
+    ("wall_s", "cpu_s", "score"), np.float64
+)
 
 
 class FileIsRight:
@@ -88,8 +90,17 @@ def make(launcher: FakeLauncher, *tasks: Task, **options: Any) -> CodeEnv:
     return CodeEnv(curriculum=Curriculum(tasks or (make_task(),)), backend=launcher, **options)
 
 
+def make_local(*tasks: Task, **options: Any) -> CodeEnv:
+    """An environment over real sandboxes."""
+    return CodeEnv(curriculum=Curriculum(tasks or (make_task(),)), backend="local", **options)
+
+
 def check_types(info: dict[str, Any]) -> None:
-    """Every key is there, with its one type."""
+    """Every key is there, with its one type; a fault only where the episode is not valid."""
+    info = dict(info)
+    fault = info.pop("fault", None)
+    assert (fault is None) is info["valid"]
+    assert fault is None or {"kind": str, "sandbox": str, "message": str} == {key: type(fault[key]) for key in fault}
     assert BOOLS | TEXTS | NUMBERS.keys() == info.keys()
     assert {bool} == {type(info[key]) for key in BOOLS}
     assert {str} == {type(info[key]) for key in TEXTS}

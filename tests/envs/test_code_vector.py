@@ -11,6 +11,7 @@ from gymnasium.error import ClosedEnvironmentError
 from gymnasium.vector import AutoresetMode
 
 from codecraft_async import CodeEnv, CodeVectorEnv
+from codecraft_async._outcome import fault_text
 from codecraft_async.curriculum import (
     UnknownTask,
     load_curriculum,
@@ -86,8 +87,12 @@ async def test_a_lost_sandbox_does_not_disturb_its_siblings() -> None:
     assert 1 == int(truncations.sum())
     assert [not truncated for truncated in truncations.tolist()] == info["valid"].tolist()
     assert 2 == texts.count("hint\n")
+    (row,) = truncations.nonzero()[0].tolist()
+    assert ("sandbox", "fake-1") == (info["fault"]["kind"][row], info["fault"]["sandbox"][row])
+    assert [""] * 2 == [fault_text(info, other) for other in range(3) if other != row]
+    assert fault_text(info, row).startswith("sandbox fake-1: SandboxLost: sandbox fake-1 is lost")
     texts, *_, info = await env.astep(("ls",) * 3)
-    assert [True] * 3 == info["valid"].tolist()
+    assert ([True] * 3, "") == (info["valid"].tolist(), fault_text(info, row))
     await env.aclose()
 
 

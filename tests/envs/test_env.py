@@ -10,7 +10,7 @@ import pytest
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, ResetNeeded
 
 from codecraft_async import EpisodeError
-from codecraft_async._episode import clip
+from codecraft_async._observation import clip
 from codecraft_async.curriculum import (
     UnknownTask,
 )
@@ -34,7 +34,7 @@ async def test_an_episode_from_instruction_to_reward() -> None:
     await env.astep("write 42")
     text, reward, terminated, truncated, info = await env.astep(" submit\n")
     assert ("score 1", 1.0, True, False) == (text, reward, terminated, truncated)
-    assert (True, True, "") == (info["graded"], info["valid"], info["fault"])
+    assert (True, True, 1.0, False) == (info["graded"], info["valid"], info["score"], "fault" in info)
     check_types(info)
     await env.aclose()
 
@@ -156,7 +156,9 @@ async def test_a_lost_sandbox_is_a_fault_and_the_next_episode_has_a_new_one() ->
     launcher.sandboxes[0].close()
     text, reward, terminated, truncated, info = await env.astep("ls")
     assert ("", 0.0, False, True, False) == (text, reward, terminated, truncated, info["valid"])
-    assert "sandbox: SandboxLost: sandbox fake-0 is lost" in info["fault"]
+    assert ("sandbox", "fake-0") == (info["fault"]["kind"], info["fault"]["sandbox"])
+    assert info["fault"]["message"].startswith("SandboxLost: sandbox fake-0 is lost")
+    assert "fault" == info["truncation"]
     check_types(info)
     await env.areset()
     text, *_ = await env.astep("ls")
@@ -193,7 +195,7 @@ async def test_a_grader_that_crashes_is_a_fault() -> None:
     await env.areset()
     _, reward, terminated, truncated, info = await env.astep("submit")
     assert (0.0, False, True, False) == (reward, terminated, truncated, info["valid"])
-    assert "grader: ZeroDivisionError: in the grader" == info["fault"]
+    assert {"kind": "grader", "sandbox": "fake-0", "message": "ZeroDivisionError: in the grader"} == info["fault"]
     await env.areset()
     await env.aclose()
 
@@ -204,7 +206,8 @@ async def test_a_grader_that_returns_no_grade_is_a_fault() -> None:
     await env.areset()
     _, reward, terminated, truncated, info = await env.astep("submit")
     assert (0.0, False, True, False) == (reward, terminated, truncated, info["valid"])
-    assert "grader: TypeError: a grader must return a Grade, this one returned 7.0" == info["fault"]
+    assert "TypeError: a grader must return a Grade, this one returned 7.0" == info["fault"]["message"]
+    assert "grader" == info["fault"]["kind"]
     await env.aclose()
 
 
@@ -276,23 +279,6 @@ def test_a_cut_is_never_longer_than_the_limit(limit: int) -> None:
     """Also where the note itself would not fit."""
     assert limit == len(clip("ab" * 200, limit))
     assert "ab" == clip("ab", 2)
-
-
-async def test_rendering_shows_the_last_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """ "ansi" returns it, "human" prints it, and anything else is refused."""
-    env = make(FakeLauncher(play), render_mode="ansi")
-    await env.areset()
-    await env.astep("ls")
-    assert "$ ls\nhint\n" == env.render()
-    await env.aclose()
-    env = make(FakeLauncher(play), render_mode="human")
-    await env.areset()
-    await env.astep("ls")
-    assert env.render() is None
-    assert "$ ls\nhint\n\n" == capsys.readouterr().out.partition("graded.\n")[2]
-    await env.aclose()
-    with pytest.raises(ValueError, match="render_mode is 'rgb_array'"):
-        make(FakeLauncher(play), render_mode="rgb_array")
 
 
 def test_the_synchronous_face_needs_no_loop() -> None:

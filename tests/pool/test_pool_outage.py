@@ -7,25 +7,14 @@ from collections.abc import AsyncGenerator, Callable
 
 import pytest
 
-from codecraft_pool import AcquireTimeout, DaemonUnavailable, FakeLauncher, PoolClosed, SandboxPool, SandboxSpec
+from codecraft_pool import AcquireTimeout, DaemonUnavailable, PoolClosed, SandboxPool, SandboxSpec
 from codecraft_pool.pool_kind import Pauses
-from codecraft_pool.sandbox import Sandbox
+from tests.outage import OutageLauncher
 
 pytestmark = pytest.mark.anyio
 
 SPEC = SandboxSpec()
 TARGET = 2
-
-
-class OutageLauncher(FakeLauncher):
-    """Has no daemon while `is_out`."""
-
-    is_out = False
-
-    async def start(self, spec: SandboxSpec) -> Sandbox:
-        if self.is_out:
-            raise DaemonUnavailable("cannot create container 7: nobody answers")
-        return await super().start(spec)
 
 
 @pytest.fixture(name="launcher")

@@ -1,0 +1,105 @@
+"""The synchronous and the asynchronous face of an environment: the event loop it belongs to, one call at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Generator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError
+
+from codecraft_async._loop import LoopThread
+
+__all__ = ["Faces"]
+
+T = TypeVar("T")
+_CLOSE_LIMIT_S = 30.0
+
+
+class Faces:
+    """Runs an environment's coroutines for callers of either kind.
+
+    The first call decides: `drive` has them run on a loop thread of its own, `turn` belongs to the loop that runs.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._thread: LoopThread | None = None
+        self._bound: asyncio.AbstractEventLoop | None = None
+        self._pending = ""
+        self.closed = False
+
+    @property
+    def is_stranded(self) -> bool:
+        """Whether nothing can be awaited: no loop was used yet, or the one that was has been closed."""
+        return self._bound is None or self._bound.is_closed()
+
+    def drive(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run *work* on the loop thread and return its result.
+
+        Raises:
+            ClosedEnvironmentError: The environment is closed.
+            RuntimeError: It is in use on an event loop of the caller's.
+        """
+        if self._thread is None:
+            if self.closed or self._bound is not None:
+                work.close()
+                raise self._is_closed() if self.closed else self._is_elsewhere()
+            self._thread = LoopThread(name=f"{self._owner}-loop")
+        return self._thread.run(work)
+
+    def drive_last(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Run *work* on the loop thread and end the thread; False, and *work* is dropped, if there is none."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            work.close()
+            if not self.is_stranded and not self.closed:
+                raise RuntimeError(f"{self._owner} was used on an event loop that still runs: await aclose() there")
+            return False
+        try:
+            thread.run(work, timeout_s=_CLOSE_LIMIT_S)
+        finally:
+            thread.close()
+        return True
+
+    @contextmanager
+    def turn(self, name: str) -> Generator[None]:
+        """While this is open a second call is refused: no command may run beside the grading of its sandbox.
+
+        Raises:
+            ClosedEnvironmentError: The environment is closed.
+            AlreadyPendingCallError: Another call is in progress.
+            RuntimeError: The environment belongs to another event loop.
+        """
+        self.bind()
+        if self._pending:
+            what = f"{self._owner}: `{name}` while a call of `{self._pending}` is in progress"
+            raise AlreadyPendingCallError(f"{what}: one call at a time, or more environments", self._pending)
+        self._pending = name
+        try:
+            yield
+        finally:
+            self._pending = ""
+
+    def bind(self) -> None:
+        """Belong to the running loop from now on, for connections to sandboxes live on one.
+
+        Raises:
+            ClosedEnvironmentError, RuntimeError: As `turn`.
+        """
+        if self.closed:
+            raise self._is_closed()
+        running = asyncio.get_running_loop()
+        if self._bound not in (None, running):
+            raise self._is_elsewhere()
+        self._bound = running
+
+    def _is_closed(self) -> ClosedEnvironmentError:
+        return ClosedEnvironmentError(f"{self._owner} is closed; make a new one")
+
+    def _is_elsewhere(self) -> RuntimeError:
+        return RuntimeError(
+            f"the sandboxes of {self._owner} belong to another event loop: use it from there, and either reset, step "
+            "and close, or areset, astep and aclose"
+        )

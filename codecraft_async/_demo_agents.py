@@ -17,22 +17,22 @@ from rich.table import Table
 from rich.text import Text
 
 from codecraft_async._demo_report import printable
+from codecraft_async._demo_stage import STAGES, Stage, make_stage
 from codecraft_async._images_cli import image_progress
 from codecraft_async.agents import (
     Agent,
+    AsyncEnv,
     EpisodeBatch,
     EpisodePlan,
     EpisodeResult,
-    ExpertAgent,
     HumanAgent,
     ModelAgent,
+    ModelTeacher,
     NaiveAgent,
     run_episodes,
 )
-from codecraft_async.env import CodeEnv, choose_tasks
 from codecraft_async.llm import Budget, ChatClient, Endpoint, LlmConfigurationError, RateLimits
 from codecraft_async.runtime import Runtime
-from codecraft_curriculum import Curriculum
 
 AGENTS = ("naive", "human", "scripted", "model", "model-tools", "langchain")
 _MODELS = ("model", "model-tools", "langchain")
@@ -47,6 +47,8 @@ class AgentDemoOptions:
     """What the command line says."""
 
     agent: str
+    env: str = "code"
+    teacher: bool = False
     model: str | None = None
     base_url: str | None = None
     max_tokens: int = 1_000_000
@@ -65,12 +67,18 @@ class AgentDemoOptions:
         Raises:
             LlmConfigurationError: A model is named, and nobody who would ask it.
         """
-        if args.agent not in _MODELS and (args.model or args.base_url):
-            raise LlmConfigurationError(f"--model and --base-url are for --agent {', '.join(_MODELS)}")
+        if args.agent not in _MODELS and not args.teacher and (args.model or args.base_url):
+            raise LlmConfigurationError(f"--model and --base-url are for --teacher and --agent {', '.join(_MODELS)}")
+        if args.teacher and args.env != "gym-codecraft":
+            raise LlmConfigurationError("--teacher is for --env gym-codecraft: other tasks have graders of their own")
+        if args.agent is None and args.env != "code":
+            raise LlmConfigurationError(f"--env {args.env} needs --agent: one of {', '.join(AGENTS)}")
         if args.agent is None:
             return None
         return cls(
             agent=args.agent,
+            env=args.env,
+            teacher=args.teacher,
             model=args.model,
             base_url=args.base_url,
             max_tokens=args.max_tokens,
@@ -92,6 +100,15 @@ def add_agent_arguments(demo: argparse.ArgumentParser, number: Callable[[str], i
         choices=AGENTS,
         help="naive: any command; human: you, at this terminal; scripted: the tasks' experts; model: a language model "
         "that writes commands; model-tools: one that calls functions; langchain: one behind LangChain",
+    )
+    group.add_argument(
+        "--env",
+        choices=STAGES,
+        default="code",
+        help="where it plays: code, with shell commands (default), or gym-codecraft, with JSON actions",
+    )
+    group.add_argument(
+        "--teacher", action="store_true", help="with gym-codecraft: have the model grade, not the automatic graders"
     )
     group.add_argument("--model", metavar="NAME", help="the model (default: OPENAI_MODEL of the environment or .env)")
     group.add_argument(
@@ -121,22 +138,23 @@ async def run_agent_demo(options: AgentDemoOptions, console: Console) -> int:
         LaunchError: The sandboxes cannot be started.
         OSError: The JSON file cannot be written.
     """
-    curriculum = await asyncio.to_thread(choose_tasks, options.curriculum, options.task)
+    stage = await asyncio.to_thread(make_stage, options.env, options.curriculum, options.task)
     plans = [
-        EpisodePlan(f"{task}/{number}", {"task": task}, seed=options.seed + number)
+        EpisodePlan(f"{task}/{number}", {stage.option: task}, seed=options.seed + number)
         for number in range(options.episodes)
-        for task in curriculum
+        for task in stage.tasks
     ]
     if options.json_path is not None:
         await asyncio.to_thread(options.json_path.touch)
     async with AsyncExitStack() as stack:
         client = None
-        if options.agent in _MODELS:
+        if options.agent in _MODELS or options.teacher:
             client = await stack.enter_async_context(await _client(options))
-        make_agent = _maker(options, curriculum, client)
-        envs = await _open(options, curriculum, len(plans), console, stack)
+        make_agent = _maker(options, stage, client)
+        teacher = ModelTeacher(client) if client is not None and options.teacher else None
+        envs = await _open(options, stage, teacher, len(plans), console, stack)
         batch = await run_episodes(envs, make_agent, plans, on_result=lambda result: _tell(result, console))
-    console.print(_table(curriculum, batch.results))
+    console.print(_table(stage, batch.results))
     if client is not None:
         usage = client.stats().usage
         _say(console, f"tokens: {usage.prompt_tokens} of prompts, {usage.completion_tokens} of answers")
@@ -157,35 +175,42 @@ async def _client(options: AgentDemoOptions) -> ChatClient:
     )
 
 
-def _maker(options: AgentDemoOptions, curriculum: Curriculum, client: ChatClient | None) -> MakeAgent:
+def _maker(options: AgentDemoOptions, stage: Stage, client: ChatClient | None) -> MakeAgent:
     if options.agent == "naive":
-        return lambda plan: NaiveAgent(seed=plan.seed)
+        return lambda plan: NaiveAgent(stage.choices, seed=plan.seed)
     if options.agent == "scripted":
-        return lambda plan: ExpertAgent(curriculum)
-    if client is None:
-        human = HumanAgent()  # one for all episodes: what was typed ahead is not lost between them
+        return lambda plan: stage.expert()
+    if options.agent == "human":
+        human = HumanAgent(last_words=stage.last_words)  # one for all: what was typed ahead is not lost between them
         return lambda plan: human
+    assert client is not None
     if options.agent == "langchain":
         # Only here, for LangChain is an extra, and takes a while to import.
         from codecraft_async.agents.langchain import ClientChatModel, LangChainAgent
 
         model = ClientChatModel(client=client)
-        return lambda plan: LangChainAgent(model, episode=plan.name)
-    return lambda plan: ModelAgent(client, use_tools=options.agent == "model-tools", episode=plan.name)
+        return lambda plan: LangChainAgent(model, dialect=stage.dialect, episode=plan.name)
+    use_tools = options.agent == "model-tools"
+    return lambda plan: ModelAgent(client, dialect=stage.dialect, use_tools=use_tools, episode=plan.name)
 
 
 async def _open(
-    options: AgentDemoOptions, curriculum: Curriculum, episodes: int, console: Console, stack: AsyncExitStack
-) -> list[CodeEnv]:
+    options: AgentDemoOptions,
+    stage: Stage,
+    teacher: ModelTeacher | None,
+    episodes: int,
+    console: Console,
+    stack: AsyncExitStack,
+) -> list[AsyncEnv]:
     """Return as many environments as can be used; *stack* closes them."""
     count = 1 if options.agent == "human" else min(options.num_envs, episodes)
     with image_progress(console) as images:
-        runtime = Runtime(options.backend, list(curriculum.values()), max_sandboxes=count, progress=images)
+        runtime = Runtime(options.backend, stage.prepared, max_sandboxes=count, progress=images)
         stack.push_async_callback(runtime.aclose)
         await runtime.pool()
     assert runtime.choice is not None
     _say(console, f"launcher: {runtime.choice.launcher.name} ({runtime.choice.reason})")
-    envs = [CodeEnv(curriculum=curriculum, runtime=runtime) for _ in range(count)]
+    envs = [stage.open(runtime, teacher) for _ in range(count)]
     for env in envs:
         stack.push_async_callback(env.aclose)
     return envs
@@ -196,13 +221,13 @@ def _tell(result: EpisodeResult, console: Console) -> None:
     _say(console, f"{result.plan.name}: {how}, {len(result.steps)} steps, {result.wall_s:.1f} s")
 
 
-def _table(curriculum: Curriculum, results: Sequence[EpisodeResult]) -> Table:
-    table = Table(title=f"curriculum {printable(curriculum.name)}", title_justify="left")
+def _table(stage: Stage, results: Sequence[EpisodeResult]) -> Table:
+    table = Table(title=f"curriculum {printable(stage.name)}", title_justify="left")
     table.add_column("task", overflow="fold")
     for title in ("reward", "episodes", "steps"):
         table.add_column(title, justify="right", no_wrap=True)
-    for task in curriculum:
-        played = [result for result in results if result.plan.options["task"] == task]
+    for task in stage.tasks:
+        played = [result for result in results if result.plan.options[stage.option] == task]
         counted = [result for result in played if result.counts]
         reward = f"{fmean(result.reward for result in counted):.2f}" if counted else "-"
         steps = f"{fmean(len(result.steps) for result in counted):.1f}" if counted else "-"

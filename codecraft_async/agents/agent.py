@@ -75,10 +75,12 @@ class ScriptedAgent:
 
 
 class ExpertAgent:
-    """Plays the expert's script of whatever task it is given, and submits."""
+    """Plays the expert's script of whatever task it is given, and submits; *as_json* in gym-codecraft's form, and then
+    leaves."""
 
-    def __init__(self, tasks: Mapping[str, Task]) -> None:
+    def __init__(self, tasks: Mapping[str, Task], *, as_json: bool = False) -> None:
         self._tasks = tasks
+        self._as_json = as_json
         self._script: ScriptedAgent | None = None
 
     def begin(self, instruction: str) -> None:
@@ -92,8 +94,13 @@ class ExpertAgent:
             task = self._tasks[info["task"]]
             if not task.expert:
                 raise AgentFailed(f"task {task.id!r} has no expert: give one in [proof] of its file")
-            self._script = ScriptedAgent((*task.expert, SUBMIT))
+            self._script = ScriptedAgent(_as_json(task.expert) if self._as_json else (*task.expert, SUBMIT))
         return await self._script.act(observation, info)
+
+
+def _as_json(commands: Sequence[str]) -> list[str]:
+    actions = [{"action": "command", "command": command} for command in commands]
+    return [json.dumps(action) for action in (*actions, {"action": SUBMIT}, {"action": "exit"})]
 
 
 __all__ = ["CODE_CRAFT_CHOICES", "SHELL_CHOICES", "SUBMIT", "Agent", "ExpertAgent", "NaiveAgent", "ScriptedAgent"]

@@ -112,7 +112,10 @@ def _writing(path: str, content: str) -> str:
 class CodeCraftDialect:
     """For gym-codecraft's environment, whose actions are JSON objects."""
 
-    system: str = "You solve programming tasks in an environment that takes actions and answers with observations."
+    system: str = (
+        "You solve programming tasks in an environment that takes actions and answers with observations. When you have "
+        "submitted the task that you were given, exit."
+    )
     text_form: str = (
         "Answer with exactly one JSON object, which is the next action, such as\n"
         '{"action": "command", "command": "ls -l"}\nA short thought before it is welcome.'

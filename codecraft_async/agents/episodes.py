@@ -30,6 +30,10 @@ class AsyncEnv(Protocol):
         """Do an action."""
         ...
 
+    async def aclose(self) -> None:
+        """Give the sandbox back; episodes do not call it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class EpisodePlan:

@@ -70,7 +70,8 @@ class HumanAgent:
     def begin(self, instruction: str) -> None:
         """See `Agent.begin`."""
         del instruction  # it is the first observation
-        self._say(f"A line with a single dot ends an action. {' or '.join(self._last_words)} needs none.")
+        words = f" {' and '.join(self._last_words)} needs none." if self._last_words else ""
+        self._say(f"A line with a single dot ends an action.{words}")
 
     async def act(self, observation: str, info: dict[str, Any]) -> str:
         """See `Agent.act`."""

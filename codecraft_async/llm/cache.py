@@ -31,7 +31,8 @@ class DiskCache:
 
     A file appears whole or not at all, whatever ends the process or the machine, and carries the hash of its content:
     one that was damaged counts as missing. Several processes may share a folder. Nothing is ever removed: delete the
-    folder, or files in it, at any time. What is in it was asked and answered, and only its owner can read it.
+    folder, or files in it, at any time (a process that is killed may leave a file ``.new-*``, which nobody reads). What
+    is in it was asked and answered, and only its owner can read it.
     """
 
     def __init__(self, folder: Path | str) -> None:

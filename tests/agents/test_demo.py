@@ -62,8 +62,9 @@ def demo(
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
     if key:
         environment["OPENAI_API_KEY"] = key
+    of_task = ("--task", task) if task else ()
     return subprocess.run(
-        [sys.executable, "-m", "codecraft_async", "demo", "--backend", "local", "--task", task, *words],
+        [sys.executable, "-m", "codecraft_async", "demo", "--backend", "local", *of_task, *words],
         capture_output=True,
         text=True,
         timeout=60,
@@ -100,6 +101,45 @@ def test_the_key_and_the_rest_may_come_from_a_file(tmp_path: Path) -> None:
         ended = demo(tmp_path, "--agent", "model", key="")
     assert (0, "") == (ended.returncode, ended.stderr)
     assert "hello-world/0: reward 0.00, 1 steps" in ended.stdout
+
+
+def test_a_model_plays_gym_codecraft_and_a_model_grades(tmp_path: Path) -> None:
+    """One server is the student and the teacher; the score that the teacher gives is the reward."""
+    actions = ({"action": "command", "command": EXPERT}, {"action": "submit"}, {"action": "exit"})
+    turns = [says(json.dumps(action)) for action in actions]
+
+    async def play(request: Any, asked: Asked) -> Any:
+        if asked["messages"][0]["content"].startswith("You are a teacher."):
+            has_looked = len(asked["messages"]) > 2
+            wish = ("grade", {"score": 7, "comments": "Fine."}) if has_looked else ("command", {"command": "ls"})
+            return await calls(wish)(request, asked)
+        answers = sum(message["role"] == "assistant" for message in asked["messages"])
+        return await turns[answers](request, asked)
+
+    with serving(play) as server:
+        words = (
+            "--env",
+            "gym-codecraft",
+            "--agent",
+            "model",
+            "--teacher",
+            "--model",
+            "m",
+            "--base-url",
+            server.base_url,
+        )
+        ended = demo(tmp_path, *words, "--json", "out.json", task="1")
+    assert (0, "") == (ended.returncode, ended.stderr)
+    assert "1/0: reward 7.00, 3 steps" in ended.stdout
+    (result,) = json.loads((tmp_path / "out.json").read_text())
+    assert "The teacher's comments: Fine..\nThe score is: 7." in result["steps"][1]["observation"]
+
+
+def test_the_scripted_agent_plays_gym_codecraft(tmp_path: Path) -> None:
+    """The experts of its five tasks, graded by the automatic graders."""
+    ended = demo(tmp_path, "--env", "gym-codecraft", "--agent", "scripted", key="", task="")
+    assert (0, "") == (ended.returncode, ended.stderr)
+    assert 5 == ended.stdout.count("/0: reward 10.00")
 
 
 @pytest.mark.parametrize(("agent", "said"), [("naive", "hello-world/0: reward 0.00"), ("scripted", ": reward 1.00")])
@@ -157,8 +197,11 @@ def test_a_budget_that_is_used_up(
         (("--agent=model", "--model=m"), "no key: set OPENAI_API_KEY in the environment or in .env"),
         (("--agent=model", "--base-url=http://127.0.0.1:9/v1"), "no model is named: give one, or set OPENAI_MODEL"),
         (("--agent=model", "--model=m", "--base-url=nowhere"), "the base URL is no http or https address"),
-        (("--agent=naive", "--model=m"), "--model and --base-url are for --agent model, model-tools, langchain"),
-        (("--model=m",), "--model and --base-url are for --agent model, model-tools, langchain"),
+        (("--agent=naive", "--model=m"), "--model and --base-url are for --teacher and --agent model, model-tools, l"),
+        (("--model=m",), "--model and --base-url are for --teacher and --agent model, model-tools, langchain"),
+        (("--env=gym-codecraft",), "--env gym-codecraft needs --agent: one of naive, human, scripted, model"),
+        (("--agent=naive", "--teacher"), "--teacher is for --env gym-codecraft: other tasks have graders of their own"),
+        (("--agent=naive", "--env=gym-codecraft"), "no task 'hello-world' in gym-codecraft"),
     ],
 )
 def test_what_is_missing_is_told_before_a_sandbox_is_started(

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from codecraft_async._episode import EpisodeError
 from codecraft_async.agents.agent import Agent
 from codecraft_async.agents.errors import AgentError
-from codecraft_async.llm import BudgetExceeded, LlmError
+from codecraft_async.llm import BudgetExceeded, LlmError, Usage
 
 EpisodeEnd = Literal["terminated", "truncated", "fault", "agent_failed", "out_of_time"]
 
@@ -71,6 +71,8 @@ class EpisodeResult:
     reason: str
     """The grader's; it may quote what was expected, and is not for the agent."""
     error: str
+    usage: Usage
+    """What the agent's model used, if it has one and counts (`ModelAgent.usage`)."""
     wall_s: float
 
     @property
@@ -91,8 +93,9 @@ class EpisodeBatch:
 class _Play:
     """An episode on its way."""
 
-    def __init__(self, plan: EpisodePlan) -> None:
+    def __init__(self, plan: EpisodePlan, agent: Agent) -> None:
         self.plan = plan
+        self.agent = agent
         self.began = time.perf_counter()
         self.steps: list[EpisodeStep] = []
         self.task = self.instruction = self.reason = ""
@@ -107,6 +110,7 @@ class _Play:
             instruction=self.instruction,
             reason=self.reason,
             error=error,
+            usage=usage_of(self.agent),
             wall_s=time.perf_counter() - self.began,
         )
 
@@ -122,12 +126,12 @@ async def run_episode(
     Raises:
         LaunchError: No sandbox can be had: later episodes would fare no better.
     """
-    play = _Play(plan or EpisodePlan())
+    play = _Play(plan or EpisodePlan(), agent)
     limit = asyncio.timeout(limit_s)
     try:
         async with limit:
             try:
-                return await _play(env, agent, play)
+                return await _play(env, play)
             except (AgentError, LlmError) as error:
                 return play.result("agent_failed", f"{type(error).__name__}: {error}")
             except EpisodeError as error:
@@ -138,15 +142,15 @@ async def run_episode(
         return play.result("out_of_time", f"the episode took longer than {limit_s:g} s")
 
 
-async def _play(env: AsyncEnv, agent: Agent, play: _Play) -> EpisodeResult:
+async def _play(env: AsyncEnv, play: _Play) -> EpisodeResult:
     first, info = await env.areset(seed=play.plan.seed, options=dict(play.plan.options))
     observation = play.instruction = text_of(first)
     play.task = str(info.get("task", ""))
     if not info.get("valid", True):
         return play.result("fault", fault_of(info))
-    agent.begin(observation)
+    play.agent.begin(observation)
     while True:
-        action = await agent.act(observation, info)
+        action = await play.agent.act(observation, info)
         after, reward, terminated, truncated, info = await env.astep(action)
         observation = text_of(after)
         if not info.get("valid", True):
@@ -216,6 +220,10 @@ class _BudgetGuard:
         self._agent = agent
         self.exceeded = ""
 
+    @property
+    def usage(self) -> Usage:
+        return usage_of(self._agent)
+
     def begin(self, instruction: str) -> None:
         self._agent.begin(instruction)
 
@@ -225,6 +233,12 @@ class _BudgetGuard:
         except BudgetExceeded as error:
             self.exceeded = str(error)
             raise
+
+
+def usage_of(agent: Agent) -> Usage:
+    """Return what the agent's model used in the episode; nothing if it does not say."""
+    usage: object = getattr(agent, "usage", None)
+    return usage if isinstance(usage, Usage) else Usage()
 
 
 def text_of(observation: object) -> str:
@@ -251,4 +265,5 @@ __all__ = [
     "run_episode",
     "run_episodes",
     "text_of",
+    "usage_of",
 ]

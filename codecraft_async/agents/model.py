@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from typing import Any, Final
 
@@ -11,6 +12,8 @@ from codecraft_async.agents.history import History
 from codecraft_async.llm import ChatModel, ChatReply, ContextTooLong, Message, Sampling, ToolCall, Usage
 
 _MAX_HALVINGS: Final = 3
+_LOGGED_CHARS: Final = 500
+_logger = logging.getLogger(__name__)
 _CUT_OFF: Final = "Your answer was cut off at its limit of tokens; nothing was done. Answer more briefly."
 _NO_CALL: Final = "Your answer calls no tool; nothing was done. Call one of the tools."
 
@@ -125,6 +128,7 @@ class ModelAgent:
             fair_key=self._episode,
         )
         self.usage += reply.usage
+        _logger.debug("%s: answer %d: %r", self._episode or "episode", self._asked, reply.text[:_LOGGED_CHARS])
         return reply
 
     def _action_of(self, reply: ChatReply) -> str:

@@ -10,7 +10,7 @@ import pytest
 from codecraft_async import CodeEnv
 from codecraft_async.agents import EpisodePlan, EpisodeResult, ModelAgent, ScriptedAgent, run_episode, run_episodes
 from codecraft_async.agents.episodes import fault_of, text_of
-from codecraft_async.llm import Budget, RateLimits, Sampling
+from codecraft_async.llm import Budget, RateLimits, Sampling, Usage
 from codecraft_async.pool import FakeLauncher, LaunchError
 from tests.agents.chats import client_of, sh
 from tests.envs.code_envs import Crashes, make, make_task, play
@@ -45,6 +45,7 @@ async def test_forty_episodes_in_eight_environments_over_one_client() -> None:
     assert [str(number) for number in range(40)] == [result.plan.name for result in batch.results]
     assert (40, 40, 3) == (len(done), len(server.asked), server.most_at_once)
     assert ({"terminated"}, (), "") == ({result.end for result in batch.results}, batch.left, batch.stopped)
+    assert {Usage(10, 5)} == {result.usage for result in batch.results}
 
 
 async def test_a_used_up_budget_leaves_the_rest() -> None:

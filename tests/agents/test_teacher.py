@@ -16,7 +16,7 @@ from codecraft_async.agents import ModelTeacher, TeacherFailed
 from codecraft_async.agents.errors import MalformedAnswer
 from codecraft_async.agents.teacher import fenced, wish_of_call, wish_of_text
 from codecraft_async.llm import Budget, BudgetExceeded, DiskCache, ServerFailed, ToolCall
-from codecraft_async.pool import FakeAnswer, FakeFiles, FakeLauncher, Sandbox, SandboxLost, SandboxSpec
+from codecraft_async.pool import FakeAnswer, FakeFiles, FakeLauncher, LocalLauncher, Sandbox, SandboxLost, SandboxSpec
 from tests.agents.chats import client_of, told
 from tests.envs.code_envs import make_task
 from tests.llm.openai_server import OpenAIServer, calls, fails, says
@@ -254,6 +254,24 @@ async def test_a_cancelled_grading_leaves_the_sandbox_usable(sandbox: Sandbox) -
             await grading
     await sandbox.restore()
     assert 3 == (await sandbox.run("true")).exit_code
+
+
+async def test_in_a_real_sandbox_nothing_of_the_students_runs_on() -> None:
+    """What the student left running is dead before the first look, and what a look starts is dead before the next."""
+    lasting = "sleep 1000 > /dev/null 2>&1 &"
+    count = "set -- /proc/[0-9]*; echo $#"
+    looks = [calls(("command", {"command": command})) for command in (count, f"{lasting} {count}", count)]
+    async with LocalLauncher() as launcher, OpenAIServer(*looks, calls(grade(3))) as server:
+        sandbox = await launcher.start(SandboxSpec())
+        try:
+            await sandbox.restore()
+            left = await sandbox.run(f"{lasting} {count}")
+            async with client_of(server) as client:
+                assert 0.3 == (await ModelTeacher(client).agrade(sandbox, TASK, [])).score
+        finally:
+            sandbox.close()
+    first, second, third = [int(text.split("\n")[2]) for role, text in told(server) if role == "tool"]
+    assert first == third < second == int(left.stdout)
 
 
 async def test_names_and_numbers_that_make_no_sense() -> None:

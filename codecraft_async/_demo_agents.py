@@ -239,9 +239,9 @@ def _table(stage: Stage, results: Sequence[EpisodeResult]) -> Table:
 
 def _status(options: AgentDemoOptions, batch: EpisodeBatch) -> int:
     failed = [result for result in batch.results if not result.counts]
-    if batch.stopped:
+    if batch.stopped and options.agent != "human":  # who may leave
         _complain(f"{len(batch.left)} episodes were not played: {batch.stopped}")
-    elif failed and options.agent != "human":  # who may leave
+    elif failed:
         _complain(f"{len(failed)} of {len(batch.results)} episodes were not played to their end: {failed[0].error}")
     else:
         return 0

@@ -28,6 +28,8 @@ class Agent(Protocol):
     async def act(self, observation: str, info: dict[str, Any]) -> str:
         """Return the next action. The *observation* is what came of the one before, or, first, the instruction.
 
+        After an error or a cancellation the agent needs a `begin`.
+
         Raises:
             AgentError, LlmError: The agent cannot go on; the episode ends without a reward.
         """

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from codecraft_async._episode import EpisodeError
 from codecraft_async.agents.agent import Agent
-from codecraft_async.agents.errors import AgentError
+from codecraft_async.agents.errors import AgentError, AgentLeft
 from codecraft_async.llm import BudgetExceeded, LlmError, Usage
 
 EpisodeEnd = Literal["terminated", "truncated", "fault", "agent_failed", "out_of_time"]
@@ -173,8 +173,8 @@ async def run_episodes(
     """Play all *plans*, as many at once as there are environments, with an agent of its own for each.
 
     *on_result* is called as soon as an episode is over: whoever writes results down there can go on after a crash with
-    the plans that are missing. When a budget is used up, nothing more is begun, and the rest, with the episodes that it
-    ended, is `left`. Cancellation ends all steps under way.
+    the plans that are missing. When a budget is used up or the human has left, nothing more is begun; the rest, and the
+    episodes that ended so, are `left`. Cancellation ends all steps under way.
 
     Raises:
         LaunchError: No sandbox can be had; all other episodes have ended then.
@@ -189,10 +189,10 @@ async def run_episodes(
     async def work(env: AsyncEnv) -> None:
         while waiting and not stopped:
             number, plan = waiting.popleft()
-            guard = _BudgetGuard(make_agent(plan))
+            guard = _Guard(make_agent(plan))
             result = await run_episode(env, guard, plan, limit_s=limit_s)
-            if guard.exceeded:
-                stopped.append(guard.exceeded)
+            if guard.stopped:
+                stopped.append(guard.stopped)
                 left[number] = plan
                 continue
             results[number] = result
@@ -213,12 +213,12 @@ async def run_episodes(
     )
 
 
-class _BudgetGuard:
-    """Passes everything on to an agent, and remembers that its budget is used up."""
+class _Guard:
+    """Passes everything on to an agent, and remembers what keeps all others from going on as well."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self.exceeded = ""
+        self.stopped = ""
 
     @property
     def usage(self) -> Usage:
@@ -230,8 +230,8 @@ class _BudgetGuard:
     async def act(self, observation: str, info: dict[str, Any]) -> str:
         try:
             return await self._agent.act(observation, info)
-        except BudgetExceeded as error:
-            self.exceeded = str(error)
+        except (AgentLeft, BudgetExceeded) as error:
+            self.stopped = str(error)
             raise
 
 

@@ -89,7 +89,7 @@ class HumanAgent:
                 return line.strip()
             if lines or line.strip():
                 lines.append(line)
-        raise AgentLeft("the input has ended, and the episode with it")
+        raise AgentLeft("the input has ended")
 
     def _say(self, text: str) -> None:
         self._output.write(f"{text}\n")

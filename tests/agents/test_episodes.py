@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import os
 from typing import Any
 
 import pytest
 
 from codecraft_async import CodeEnv
-from codecraft_async.agents import EpisodePlan, EpisodeResult, ModelAgent, ScriptedAgent, run_episode, run_episodes
+from codecraft_async.agents import (
+    EpisodePlan,
+    EpisodeResult,
+    HumanAgent,
+    ModelAgent,
+    ScriptedAgent,
+    run_episode,
+    run_episodes,
+)
 from codecraft_async.agents.episodes import fault_of, text_of
 from codecraft_async.llm import Budget, RateLimits, Sampling, Usage
 from codecraft_async.pool import FakeLauncher, LaunchError
@@ -61,6 +71,21 @@ async def test_a_used_up_budget_leaves_the_rest() -> None:
     names = [result.plan.name for result in batch.results] + [plan.name for plan in batch.left]
     assert {str(number) for number in range(60)} == set(names) and 60 == len(names)
     assert all(result.counts for result in batch.results)
+
+
+async def test_a_human_who_leaves_ends_everything() -> None:
+    """Nobody else will type."""
+    typed, hands = os.pipe()
+    os.write(hands, b"submit\n")
+    os.close(hands)
+    human = HumanAgent(descriptor=typed, output=io.StringIO())
+    env = make(FakeLauncher(play))
+    batch = await run_episodes([env], lambda plan: human, plans(5))
+    await env.aclose()
+    os.close(typed)
+    assert ["0"] == [result.plan.name for result in batch.results]
+    assert ["1", "2", "3", "4"] == [plan.name for plan in batch.left]
+    assert "the input has ended" == batch.stopped
 
 
 async def test_a_fault_is_no_reward() -> None:

@@ -139,6 +139,19 @@ async def test_waiting_by_the_clock() -> None:
     assert ["0", "1", "2", "3", "4"] == calls.entered
 
 
+def test_a_limiter_belongs_to_one_loop() -> None:
+    """Another one is told so, not left to wait for what never comes."""
+
+    async def use() -> None:
+        async with limiter.slot(1):
+            pass
+
+    limiter = Limiter()
+    asyncio.run(use())
+    with pytest.raises(RuntimeError, match="the limiter belongs to another event loop"):
+        asyncio.run(use())
+
+
 @pytest.mark.parametrize(
     "limits", [{"max_concurrency": 0}, {"requests_per_minute": 0}, {"tokens_per_minute": -1}, {"max_waiting": -1}]
 )

@@ -158,8 +158,7 @@ class Limiter:
             self._granted -= 1
             self._requests.take(-1.0)
             self._tokens.take(-waiter.tokens)
-        else:
-            line = self._lines[fair_key]
+        elif waiter in (line := self._lines.get(fair_key, deque())):  # else it was passed over already
             line.remove(waiter)
             self._waiting -= 1
             if not line:
@@ -187,7 +186,7 @@ class Limiter:
             else:
                 del self._lines[fair_key]
             self._waiting -= 1
-            if waiter.future.done():  # cancelled in this tick; it finds itself gone
+            if waiter.future.done():  # cancelled in this tick: it is passed over before it has given up itself
                 continue
             self._grant(waiter)
 

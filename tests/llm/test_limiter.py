@@ -111,6 +111,21 @@ async def test_who_is_let_in_and_cancelled_in_one_tick_gives_it_back() -> None:
     assert 2 == calls.limiter.stats().granted
 
 
+async def test_who_is_cancelled_while_the_place_before_becomes_free_is_passed_over() -> None:
+    """The place finds the waiter's end before the waiter does; nobody counts it twice."""
+    calls = Calls(Limiter(RateLimits(max_concurrency=1)))
+    first, second, third = (calls.start(name, name) for name in ("a", "b", "c"))
+    await settle()
+    calls.let_go("a")
+    second.cancel()
+    await settle()
+    assert second.cancelled()
+    assert ["a", "c"] == calls.entered
+    await calls.end("c")
+    await asyncio.gather(first, third)
+    assert (0, 0, 2) == ((stats := calls.limiter.stats()).under_way, stats.waiting, stats.granted)
+
+
 async def test_a_full_line_refuses() -> None:
     """The error says how many wait, and refuses nobody who waits already."""
     calls = Calls(Limiter(RateLimits(max_concurrency=1, max_waiting=1)))

@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.text import Text
 
 from codecraft_async import EpisodeError, __version__
+from codecraft_async._demo_agents import AgentDemoOptions, add_agent_arguments, run_agent_demo
 from codecraft_async._demo_report import printable
 from codecraft_async._images_cli import add_images_parser, run_images
 from codecraft_async._tasks_cli import add_tasks_parser, run_tasks
 from codecraft_async._trajectory_cli import add_trajectory_parsers, run_export, run_replay
 from codecraft_async.demo import DemoOptions, run_demo
 from codecraft_async.doctor import examine, exit_status, render
+from codecraft_async.llm import LlmError
 from codecraft_curriculum import CurriculumError
 from codecraft_pool import BACKENDS, LaunchError, PoolError, connect_daemon, reap
 
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }[args.command]
     try:
         return _run(lambda: work(args))
-    except (PoolError, CurriculumError, EpisodeError) as error:
+    except (PoolError, CurriculumError, EpisodeError, LlmError) as error:
         return _complain(args.command, str(error))
     except OSError as error:
         if error.filename is None:  # no file that the user named: a fault of the program's own
@@ -92,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--record", type=Path, metavar="DIR", help="record all episodes there, for codecraft replay and export"
     )
+    add_agent_arguments(demo, _positive)
     doctor = commands.add_parser("doctor", help="tell what works on this machine, and what to do about what does not")
     doctor.add_argument("--image", metavar="REF", help="also ask whether this image can be had (its registry is asked)")
     clean = commands.add_parser("clean", help="remove what dead processes left, and nothing else")
@@ -171,6 +174,8 @@ async def _until_signalled(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
 
 
 async def _demo(args: argparse.Namespace) -> int:
+    if (agents := AgentDemoOptions.of(args)) is not None:
+        return await run_agent_demo(agents, Console())
     options = DemoOptions(
         backend=args.backend,
         num_envs=args.num_envs,

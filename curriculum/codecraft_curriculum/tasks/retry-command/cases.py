@@ -23,7 +23,17 @@ def tries(rng: random.Random, /) -> Sequence[Case]:
 
 def arguments(rng: random.Random, /) -> Sequence[Case]:
     """Return a command with arguments that want quoting."""
-    words = [f"$HOME; echo {_word(rng)}", "", f"two  {_word(rng)}", "*", "-n", f"it's \"{_word(rng)}\"", "\\", "--", "a\tb"]
+    words = [
+        f"$HOME; echo {_word(rng)}",
+        "",
+        f"two  {_word(rng)}",
+        "*",
+        "-n",
+        f'it\'s "{_word(rng)}"',
+        "\\",
+        "--",
+        "a\tb",
+    ]
     rng.shuffle(words)
     shown = "".join(f"<{word}>" for word in ["-d", *words])
     program = WorkspaceFile(b'#!/bin/sh\nfor word; do printf "<%s>" "$word"; done\n', 0o755)
@@ -51,7 +61,13 @@ def statuses(rng: random.Random, /) -> Sequence[Case]:
 def usage(rng: random.Random, /) -> Sequence[Case]:
     """Return command lines that make no sense, and one that does."""
     word = _word(rng)
-    wrong: list[tuple[str, ...]] = [(), ("-n", "2"), ("-n", "0", "echo", word), ("-n", "x", "echo", word), ("-z", "echo", word)]
+    wrong: list[tuple[str, ...]] = [
+        (),
+        ("-n", "2"),
+        ("-n", "0", "echo", word),
+        ("-n", "x", "echo", word),
+        ("-z", "echo", word),
+    ]
     cases = [Case(Match("told"), given, files={"x": "x"}, exit_status=64) for given in wrong]
     return [Case(Match(word), ("-d", "0.01", "echo", word), files={"x": "x"}), *cases]
 
@@ -64,7 +80,9 @@ def _tries(rng: random.Random, *, good: int, most: int) -> Case:
         said += f"{word} {number}\n" + (f"try {number} of {tries}: status {status}\n" if number < good else "")
     options = ("-n", str(most), "-d", "0.05") if most else ()
     program = WorkspaceFile(text.encode(), 0o755)
-    return Case(Match(said), (*options, "./flaky"), files={"flaky": program}, exit_status=0 if good <= tries else status)
+    return Case(
+        Match(said), (*options, "./flaky"), files={"flaky": program}, exit_status=0 if good <= tries else status
+    )
 
 
 def _word(rng: random.Random) -> str:

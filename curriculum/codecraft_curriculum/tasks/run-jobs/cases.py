@@ -33,7 +33,10 @@ def at_once(rng: random.Random, /) -> Sequence[Case]:
     most = rng.randint(3, 4)
     words = [_word(rng) for _ in range(most * 2)]
     lines = [" ".join(_MEETING.replace("MOST", str(most)).replace("WORD", word).split("\n")) for word in words]
-    lines = [line.replace("n=0 while", "n=0; while").replace("done ls", "done; ls").replace("met sleep", "met; sleep") for line in lines]
+    lines = [
+        line.replace("n=0 while", "n=0; while").replace("done ls", "done; ls").replace("met sleep", "met; sleep")
+        for line in lines
+    ]
     said = "".join(f"{number} 0\n{word}\n" for number, word in enumerate(words, 1))
     return [Case(Match(f"{said}{most}\n"), (str(most), "jobs"), files={"jobs": "".join(f"{line}\n" for line in lines)})]
 

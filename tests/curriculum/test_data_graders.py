@@ -120,7 +120,7 @@ async def test_sqlite(box: DirectorySandbox) -> None:
     right = SqliteGrader("x.db", "SELECT id, name, data FROM t ORDER BY id", '[[1, "a", "01"], [2, null, null]]')
     assert 1.0 == (await right.grade(box)).score
     wrong = SqliteGrader("x.db", "SELECT count(*) FROM t", "[[3]]")
-    assert "expected item 1 of item 1 of the result to be 3, got 2" in (await wrong.grade(box)).reason
+    assert "expected item 1 of item 1 of the result to be '3', got '2'" in (await wrong.grade(box)).reason
     missing = SqliteGrader("x.db", "SELECT * FROM other", "[]")
     assert "no such table" in (await missing.grade(box)).reason
 
@@ -253,10 +253,10 @@ while True:
 """
 
 
-def server(text: str, *exchanges: Exchange, **options: int) -> ServerGrader:
+def server(text: str, *exchanges: Exchange, idle: int = 0, partial: bool = False) -> ServerGrader:
     """Return a grader of a Python server."""
     command = CommandSpec(command=("python3", "-I", "-S", "-c", text, "@PORT@"), limit_s=8.0)
-    return ServerGrader(command, exchanges, **options)
+    return ServerGrader(command, exchanges, idle=idle, partial=partial)
 
 
 async def test_a_server_is_asked_on_a_free_port(box: DirectorySandbox) -> None:

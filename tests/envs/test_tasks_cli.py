@@ -1,4 +1,4 @@
-"""``codecraft tasks``: listing, showing and proving tasks, and what it says of those that do not keep their promises."""
+"""``codecraft tasks``: listing, showing and proving tasks, and what it says of those that break their promises."""
 
 from __future__ import annotations
 

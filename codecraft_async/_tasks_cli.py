@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -32,6 +33,7 @@ def add_tasks_parser(subparsers: Subparsers) -> None:
     listing.add_argument("source", nargs="?", default="builtin", metavar="FILE", help="a curriculum (default: builtin)")
     listing.add_argument("--category", metavar="NAME", help="only the tasks of this category")
     listing.add_argument("--difficulty", metavar="NAME", help="only the easy, medium or hard ones")
+    listing.add_argument("--markdown", action="store_true", help="as the table of the curriculum's README")
     show.add_argument("source", metavar="FILE|ID", help="the id of a built-in task, or a task file")
     show.add_argument("--expert", action="store_true", help="also show the commands that solve it")
     check.add_argument("sources", nargs="*", metavar="FILE|ID", help="task files, folders of them, built-in ids")
@@ -60,7 +62,11 @@ async def run_tasks(args: argparse.Namespace) -> int:
         return await _check(args, console)
     curriculum = await asyncio.to_thread(load_curriculum, args.source, trust_code=args.trust_code)
     if args.tasks_command == "list":
-        console.print(_listing(_chosen(curriculum, args.category, args.difficulty)))
+        tasks = _chosen(curriculum, args.category, args.difficulty)
+        if args.markdown:
+            sys.stdout.writelines(f"{markdown_row(task)}\n" for task in tasks)
+        else:
+            console.print(_listing(tasks))
     else:
         for task in curriculum.tasks:
             _show(task, console, expert=args.expert)
@@ -84,6 +90,13 @@ def _listing(tasks: Sequence[Task]) -> Table:
         row = (task.id, task.category, task.difficulty, minutes, task.image, task.title)
         table.add_row(*(Text(printable(text, max_chars=80)) for text in row))
     return table
+
+
+def markdown_row(task: Task) -> str:
+    """Return a task's line in the table of the curriculum's README."""
+    scripts = f"{len(task.partial)} + {len(task.failures)} + {len(task.cheats)}"
+    kind = f"{task.category} | {task.difficulty} | {task.title}"
+    return f"| `{task.id}` | {kind} | {scripts} | {task.estimated_minutes:g} min |"
 
 
 def _show(task: Task, console: Console, *, expert: bool) -> None:
@@ -160,4 +173,4 @@ def _proof_table(proofs: Sequence[TaskProof]) -> Table:
     return table
 
 
-__all__ = ["add_tasks_parser", "run_tasks"]
+__all__ = ["add_tasks_parser", "markdown_row", "run_tasks"]

@@ -45,6 +45,7 @@ def add_trajectory_parsers(commands: Any) -> None:
     replay.add_argument(
         "--curriculum", metavar="PATH", help="where the tasks are (default: where the recording says they were)"
     )
+    replay.add_argument("--trust-code", action="store_true", help="run the Python files that task files name")
     replay.add_argument(
         "--num-envs", type=_envs, default=8, metavar="N", help="episodes played at the same time (default: 8)"
     )
@@ -99,6 +100,7 @@ async def run_replay(args: argparse.Namespace) -> int:
                 *args.paths,
                 backend=args.backend,
                 curriculum=args.curriculum,
+                trust_code=args.trust_code,
                 num_envs=args.num_envs,
                 masker=masker,
                 episodes=args.episode,

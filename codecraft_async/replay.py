@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,6 +75,7 @@ class Replay:
         paths: Files, or directories of them.
         backend: "auto", "docker", "local", or a launcher, which stays open.
         curriculum: Where the tasks are; by default where each recording says that they were.
+        trust_code: Run the Python files that task files name, as `load_curriculum` does.
         num_envs: How many episodes at once, and sandboxes (twice as many where episodes began as branches of others).
         masker: What is overlooked in observations; by default nothing.
         episodes: Only those whose name begins with one of these; by default all.
@@ -88,6 +90,7 @@ class Replay:
         *paths: Path | str,
         backend: str | Launcher = "auto",
         curriculum: str | Curriculum | None = None,
+        trust_code: bool = False,
         num_envs: int = 8,
         masker: Masker | None = None,
         episodes: Sequence[str] = (),
@@ -100,7 +103,8 @@ class Replay:
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
         self._paths = paths
         self._backend = backend
-        self._curriculum = load_curriculum(curriculum) if isinstance(curriculum, str) else curriculum
+        self._load = partial(load_curriculum, trust_code=trust_code)
+        self._curriculum = self._load(curriculum) if isinstance(curriculum, str) else curriculum
         self._num_envs = num_envs
         self._mask = masker or Masker()
         self._names = tuple(episodes)
@@ -171,7 +175,7 @@ class Replay:
             )
         if source not in self._curricula:
             try:
-                self._curricula[source] = load_curriculum(source)
+                self._curricula[source] = self._load(source)
             except CurriculumError as error:
                 self._curricula[source] = error
         curriculum = self._curricula[source]

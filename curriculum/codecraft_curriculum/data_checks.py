@@ -114,8 +114,8 @@ def _read_server(table: Table, context: CheckContext) -> Grader:
         )
     return ServerGrader(
         read_command(table),
-        table.whole("port"),
         tuple(exchanges),
+        port=table.whole("port", 0),
         idle=table.whole("idle", 0),
         partial=table.truth("partial", False),
     )

@@ -5,13 +5,33 @@ from __future__ import annotations
 __all__ = ["CLIENT"]
 
 CLIENT = r"""
-import base64, http.client, json, os, signal, socket, subprocess, sys, time
+import base64, http.client, json, os, signal, socket, struct, subprocess, sys, time
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def reset(client):
+    # Closed so, neither end stays on as a remnant that keeps the port from the next server.
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
 
 job = json.load(sys.stdin)
-port, limit_s = job["port"], job["answer_s"]
+port, limit_s = job["port"] or free_port(), job["answer_s"]
 deadline = time.monotonic() + job["start_s"]
 nothing = subprocess.DEVNULL
-server = subprocess.Popen(job["command"], stdin=nothing, stdout=nothing, start_new_session=True)
+words = [word.replace("@PORT@", str(port)) for word in job["command"]]
+server = subprocess.Popen(words, stdin=nothing, stdout=nothing, start_new_session=True)
+
+
+ended = []
+
+
+def ended_by():
+    ended.append(time.monotonic())
+    return min(ended[0] + 0.5, deadline)
 
 
 def connect():
@@ -19,39 +39,46 @@ def connect():
         try:
             return socket.create_connection(("127.0.0.1", port), timeout=limit_s)
         except ConnectionRefusedError:
-            if time.monotonic() > deadline:
+            # One that has ended will not listen any more, unless it has left another process to do so.
+            if time.monotonic() > (deadline if server.poll() is None else ended_by()):
                 raise
             time.sleep(0.02)
 
 
 def over_http(exchange):
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=limit_s)
-    client.sock = connect()
+    connection = connect()
+    client.sock = connection.dup()
     client.request(exchange["method"], exchange["path"], exchange["send"].encode() or None, exchange["headers"])
     reply = client.getresponse()
     headers = {name.lower(): value for name, value in reply.getheaders()}
     body = reply.read(1 << 18)
     client.close()
+    reset(connection)
     return {"status": reply.status, "headers": headers, "body": base64.b64encode(body).decode()}
 
 
 def over_tcp(exchange):
-    with connect() as client:
-        client.sendall(exchange["send"].encode())
-        if not exchange["keep_open"]:
-            client.shutdown(socket.SHUT_WR)
-        body = b""
-        while len(body) < 1 << 18:
-            data = client.recv(65536)
-            if not data:
-                break
-            body += data
+    client = connect()
+    client.sendall(exchange["send"].encode())
+    if not exchange["keep_open"]:
+        client.shutdown(socket.SHUT_WR)
+    body = b""
+    while len(body) < 1 << 18:
+        data = client.recv(65536)
+        if not data:
+            break
+        body += data
+    reset(client)
     return {"body": base64.b64encode(body).decode()}
 
 
 answers, idle = [], []
 try:
     for exchange in job["exchanges"]:
+        if answers and "error" in answers[-1] and job["stop"]:
+            answers.append({"error": "not asked any more"})
+            continue
         try:
             while len(idle) < job["idle"]:
                 idle.append(connect())
@@ -64,5 +91,7 @@ finally:
     except ProcessLookupError:
         pass
     server.wait()
+    for client in idle:
+        reset(client)
 print(json.dumps(answers))
 """

@@ -61,20 +61,24 @@ class Exchange:
 class ServerGrader:
     """Passes if a server answers every exchange, in order, on 127.0.0.1.
 
-    The server is the command; it is given 5 s to accept the first connection, `limit_s` of the command is for
-    everything, and it is killed afterwards. `idle` connections that say nothing are open all the while: a server that
-    waits for one client after the other does not get past them. With `partial` the score is the share of right answers.
+    The server is the command, in whose words ``@PORT@`` stands for a port that is free (with `port` 0; any other is one
+    that the task has fixed, and that a server of before may hold for a minute). It is given 5 s to accept the first
+    connection, `limit_s` of the command is for everything, and it is killed afterwards. `idle` connections that say
+    nothing are open all the while: a server that waits for one client after the other does not get past them. With
+    `partial` the score is the share of right answers; else nothing is asked after the first that does not come.
     """
 
     command: CommandSpec
-    port: int
     exchanges: tuple[Exchange, ...]
+    port: int = 0
     idle: int = 0
     partial: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535:
-            raise ValueError(f"port is {self.port}: give 1 to 65535")
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port is {self.port}: give 1 to 65535, or 0 for one that is free")
+        if not self.port and "@PORT@" not in str(self.command.command):
+            raise ValueError("the command does not say @PORT@: write it where the port goes, or give a fixed port")
         if not self.exchanges:
             raise ValueError("exchanges is empty: give at least one")
         if not 0 <= self.idle <= 64:
@@ -106,6 +110,7 @@ class ServerGrader:
             "command": words,
             "port": self.port,
             "idle": self.idle,
+            "stop": not self.partial,
             "start_s": min(_START_S, self.command.limit_s / 2),
             "answer_s": max(0.5, (self.command.limit_s - _START_S) / len(exchanges) / 2),
             "exchanges": [_as_job(exchange) for exchange in exchanges],
@@ -123,7 +128,8 @@ class ServerGrader:
         if not isinstance(answers, list) or len(cast(list[object], answers)) != len(exchanges):
             return Grade.failure(f"{self.command}: there are not as many answers as questions")
         items = cast(list[object], answers)
-        return [cast(dict[str, object], item) if isinstance(item, dict) else {} for item in items]
+        said = outcome.stderr[-200:].strip()
+        return [{"stderr": said} | (cast(dict[str, object], item) if isinstance(item, dict) else {}) for item in items]
 
 
 def _as_job(exchange: Exchange) -> dict[str, object]:
@@ -160,10 +166,11 @@ def _with_words(exchanges: tuple[Exchange, ...], chance: random.Random) -> tuple
 
 def _problem(exchange: Exchange, answer: Mapping[str, object]) -> str | None:
     """Return what is wrong with an answer, which anybody may have written, or None."""
-    error, body, headers = answer.get("error"), answer.get("body"), answer.get("headers")
+    error, body, headers, stderr = (answer.get(name) for name in ("error", "body", "headers", "stderr"))
     asked = f"{exchange.method} {exchange.path}".strip() if exchange.method else excerpt(exchange.send, 40)
     if not isinstance(body, str) or error is not None:
-        return f"{asked}: no answer: {excerpt(str(error))}"
+        said = f", standard error ends in {excerpt(stderr)}" if isinstance(stderr, bytes) and stderr else ""
+        return f"{asked}: no answer: {excerpt(str(error))}{said}"
     if exchange.status is not None and answer.get("status") != exchange.status:
         return f"{asked}: expected status {exchange.status}, got {excerpt(str(answer.get('status')), 40)}"
     given = cast(dict[str, object], headers) if isinstance(headers, dict) else {}

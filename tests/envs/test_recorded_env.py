@@ -21,7 +21,7 @@ from tests.envs.trajectories import files_of
 pytestmark = pytest.mark.anyio
 
 
-BUILTIN = Path(codecraft_curriculum.__file__).parent / "tasks"
+TASK_DIRECTORY = Path(codecraft_curriculum.__file__).parent / "tasks" / "hello-world"
 
 
 def relative(path: Path) -> str:
@@ -116,13 +116,13 @@ async def test_a_recorder_of_the_users_is_shared_and_stays_open(tmp_path: Path) 
 
 async def test_the_source_of_a_curriculum_is_recorded(tmp_path: Path) -> None:
     """A name as it is, a path in full; of a curriculum that a program made there is none."""
-    given: list[str | Curriculum] = ["builtin", relative(BUILTIN), load_curriculum(), Curriculum([make_task()])]
+    given: list[str | Curriculum] = ["builtin", relative(TASK_DIRECTORY), load_curriculum(), Curriculum([make_task()])]
     for curriculum in given:
         env = CodeEnv(curriculum=curriculum, backend=FakeLauncher(play), record=tmp_path)
         await env.areset()
         await env.aclose()
     sources = sorted(episode.start.curriculum_source for episode in read_trajectories(tmp_path))
-    assert sorted(["builtin", str(BUILTIN), "builtin", ""]) == sources
+    assert sorted(["builtin", str(TASK_DIRECTORY), "builtin", ""]) == sources
 
 
 async def test_an_episode_that_a_fault_ended_says_so(tmp_path: Path) -> None:

@@ -22,9 +22,8 @@ class _Request:
     size: int | None
 
     def line(self, rng: random.Random) -> str:
-        time = (
-            f"{rng.randint(1, 28):02}/{rng.choice(['Jan', 'May', 'Oct'])}/2024:{self.hour:02}:{rng.randint(0, 59):02}"
-        )
+        day = f"{rng.randint(1, 28):02}/{rng.choice(['Jan', 'May', 'Oct'])}/2024"
+        time = f"{day}:{self.hour:02}:{rng.randint(0, 59):02}:{rng.randint(10, 59)}"
         request = f"{rng.choice(['GET', 'POST', 'HEAD'])} {self.path}{self.query} HTTP/{rng.choice(['1.0', '1.1'])}"
         size = "-" if self.size is None else self.size
         address = f"10.0.{rng.randint(0, 9)}.{rng.randint(1, 254)}"

@@ -77,7 +77,7 @@ def _api(
     served: _Pages = {}
     amounts: dict[str, int] = {}
     for number, (path, link) in enumerate(zip(paths, links, strict=True)):
-        items: list[dict[str, object]] = []
+        items: list[dict[str, str | int]] = []
         if number:  # the last item of the page before has moved here, and has changed
             items += [{"id": name, "amount": 1_000_000} for name in list(amounts)[-1:]]
         for _ in range(size):

@@ -134,11 +134,12 @@ def split(action_space: Space[Any], actions: Any, num_envs: int) -> list[Any]:
     """One action for each environment.
 
     Raises:
-        TypeError: one str, bytes or mapping instead of a batch (each of them can be iterated over, to no good).
+        TypeError: one action instead of a batch, be it one that can be iterated over: a str, bytes or a mapping.
         ValueError: too few or too many actions.
     """
     by_name = isinstance(actions, Mapping) and not isinstance(action_space, spaces.Dict)
-    if by_name or isinstance(actions, (str, bytes)):
+    single = isinstance(action_space, spaces.Tuple) and not isinstance(actions, Iterable)
+    if by_name or single or isinstance(actions, (str, bytes)):
         kind = type(cast("object", actions)).__name__
         raise TypeError(f"actions must be a batch of {num_envs} actions, one for each environment, got one {kind}")
     each: Iterable[Any] = iterate(action_space, actions)

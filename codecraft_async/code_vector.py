@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from gymnasium.vector import AutoresetMode
 
@@ -21,7 +22,7 @@ from codecraft_async.runtime import PROVE_EVERY, Runtime
 from codecraft_async.sampling import make_samplers
 from codecraft_async.vector import AsyncioVectorEnv
 from codecraft_curriculum import Curriculum, Sampler
-from codecraft_pool import ImageProgress, Launcher
+from codecraft_pool import ImageProgress, Launcher, LaunchError
 
 
 class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
@@ -33,8 +34,8 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
     are shared by the environments.
 
     Where one environment can have no sandbox at a reset, the others' episodes go on: its observation is empty, `info`
-    has the fault and ``valid`` False, and its next step ends the episode, truncated. Only where no sandbox can be had
-    from the beginning, that is an error.
+    has the fault and ``valid`` False, and its next step ends the episode, truncated. Only before any sandbox was had is
+    that an error. `reset` has all sandboxes started first; `async_reset` begins each episode as soon as it has one.
 
     Args:
         num_envs: How many environments, and sandboxes.
@@ -118,7 +119,28 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         if outcome.cancelled is None and self._closer is None and outcome.failures:
             raise outcome.failures[0]  # which no single environment is to blame for
         self._deliver(outcome, "reset")
+        self._warm = await self._had_any()
+
+    async def _had_any(self) -> bool:
+        return (await self.runtime.pool()).stats().started > 0
+
+    def _reset_call(self, row: int, seed: int | None, options: dict[str, Any] | None) -> Call:
+        call = super()._reset_call(row, seed, options)
+        return call if self._warm else call._replace(function=partial(self._reset_cold, call.function))
+
+    async def _reset_cold(
+        self, reset: Callable[[], Awaitable[tuple[str, dict[str, Any]]]]
+    ) -> tuple[str, dict[str, Any]]:
+        """A reset before any sandbox has been had.
+
+        Raises:
+            LaunchError: None can be; says why.
+        """
+        observation, info = await reset()
+        if "fault" in info and not await self._had_any():
+            raise LaunchError(f"no sandbox could be started: {info['fault']['message']}")
         self._warm = True
+        return observation, info
 
     async def _close_all(self) -> None:
         try:

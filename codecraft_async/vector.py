@@ -203,12 +203,12 @@ class AsyncioVectorEnv(Branching[ObsT, ActT], Waiting[ObsT, ActT], Generic[ObsT,
         return self._observations(), self._merge(infos)
 
     async def _before_reset(self) -> None:
-        """What subclasses have to do before a reset."""
+        """What subclasses have to do before a reset of several environments that are to begin together."""
 
     async def _reset(
         self, rows: Sequence[int], each: Sequence[int | None] | Mapping[int, int | None], options: dict[str, Any] | None
     ) -> list[Entry]:
-        outcome = await self._perform("reset", [self._members.reset_call(row, each[row], options) for row in rows])
+        outcome = await self._perform("reset", [self._reset_call(row, each[row], options) for row in rows])
         infos = self._episodes.take_resets(outcome)
         self._deliver(outcome, "reset")
         return infos

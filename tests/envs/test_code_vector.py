@@ -172,8 +172,8 @@ def test_the_public_modules_re_export_the_same_objects() -> None:
 
 
 def test_the_built_in_curriculum_is_the_default() -> None:
-    """Its tasks are those that the documents name."""
+    """It begins with the tasks that the documents name."""
     env = CodeEnv(backend="local")
     assert [*load_curriculum("builtin")] == [*env.curriculum]
-    assert ["hello-world", "git-clone", "sort-numbers", "refactor-sqrt", "review-code"] == [*env.curriculum]
+    assert ["hello-world", "git-clone", "sort-numbers", "refactor-sqrt", "review-code"] == [*env.curriculum][:5]
     env.close()

@@ -67,10 +67,12 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
     async def aclose(self) -> None:
         """Close all environments, each attempted whatever the others do; a call in progress is cancelled first.
 
-        Closing goes on to its end even if this call is cancelled, and may be asked for more than once.
+        Closing goes on to its end even if this call is cancelled, and may be asked for more than once. After a use
+        whose event loop has ended, any loop will do.
         """
         if self.closed:
             return
+        self._forget_ended_loop()
         loop = asyncio.get_running_loop()
         self._bind(loop)
         if self._closer is None:
@@ -101,9 +103,7 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
         with self._closing:
             if self.closed:
                 return
-            if self._bound is not None and self._bound.is_closed():
-                self._bound = self._closer = None
-                self._limit = self._make_limit()
+            self._forget_ended_loop()
             try:
                 self._close_within(timeout)
             finally:
@@ -124,6 +124,12 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
                 f"{rows[:8]}{', ...' if len(rows) > 8 else ''} to end what they do"
             )
         closing.result()
+
+    def _forget_ended_loop(self) -> None:
+        """Let another loop close what belonged to one that has ended."""
+        if self._bound is not None and self._bound.is_closed():
+            self._bound = self._closer = None
+            self._limit = self._make_limit()
 
     def _in_flight(self) -> set[int]:
         """The environments whose calls run outside of any round."""

@@ -9,6 +9,7 @@ import inspect
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError
 from codecraft_async._loop import LoopThread
 from codecraft_async.vector import AsyncioVectorEnv
 
-from .vector_envs import AsyncWanderer, Gate, Scripted, Wanderer, scripted
+from .vector_envs import CLOSES, AsyncWanderer, Gate, Scripted, Wanderer, scripted
 
 pytestmark = pytest.mark.anyio
 
@@ -215,11 +216,12 @@ def test_close_without_use() -> None:
     assert [1, 1] == [env.unwrapped.closed for env in vec.envs]  # type: ignore[attr-defined]
 
 
-def test_close_after_the_callers_loop_has_ended() -> None:
-    """After asynchronous use on a loop that has ended, the synchronous close still closes the environments."""
+@pytest.mark.parametrize("close", CLOSES)
+def test_close_after_the_callers_loop_has_ended(close: Callable[[Any], None]) -> None:
+    """After asynchronous use on a loop that has ended, either face still closes the environments."""
     vec: AsyncioVectorEnv[Any, Any] = AsyncioVectorEnv([Wanderer, AsyncWanderer])
     asyncio.run(vec.areset())
-    vec.close()
+    close(vec)
     assert [1, 1] == [env.unwrapped.closed for env in vec.envs]  # type: ignore[attr-defined]
 
 

@@ -168,6 +168,17 @@ class Batch:
         self._kept = concatenate(self._space, observations, self._kept)
         return self._kept
 
+    def misfits(self, observations: Sequence[Any]) -> list[int]:
+        """The environments whose observations do not fit into a batch, not even alone."""
+        return [row for row, observation in enumerate(observations) if not self._fits(observation)]
+
+    def _fits(self, observation: Any) -> bool:
+        try:
+            batch_observations(self._space, [observation])
+        except Exception:
+            return False
+        return True
+
 
 def batch_observations(space: Space[Any], observations: Sequence[Any]) -> Any:
     """The observations as one batch of `space`'s batched space, sharing no array with them."""

@@ -130,6 +130,8 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
         if self._bound is not None and self._bound.is_closed():
             self._bound = self._closer = None
             self._limit = self._make_limit()
+        if self._bound is None and self._thread is not None and self._thread.closed and not self._owns_thread:
+            self._thread, self._owns_thread = None, True  # its owner was faster; the next one is for closing alone
 
     def _in_flight(self) -> set[int]:
         """The environments whose calls run outside of any round."""

@@ -225,6 +225,23 @@ def test_close_after_the_callers_loop_has_ended(close: Callable[[Any], None]) ->
     assert [1, 1] == [env.unwrapped.closed for env in vec.envs]  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("used", [False, True])
+def test_close_after_the_loop_thread_was_closed(used: bool) -> None:
+    """A loop thread that is shared outlives an environment's close; where it was closed first, another one closes."""
+    with LoopThread() as thread:
+        first, second = scripted(2, loop=thread), scripted(2, loop=thread)
+        first.reset()
+        first.close()
+        assert not thread.closed
+        if used:
+            second.reset()
+            second.send(("a",), [0])
+    with pytest.raises(RuntimeError, match="the loop thread is closed"):
+        second.reset()
+    second.close()
+    assert [["closed"]] * 4 == [env.unwrapped.ended for vec in (first, second) for env in vec.envs]  # type: ignore[attr-defined]
+
+
 async def test_use_after_close() -> None:
     """Every use after closing raises ClosedEnvironmentError."""
     vec = scripted(2)

@@ -128,7 +128,7 @@ def test_closing_before_the_first_use_closes() -> None:
     env = make(FakeLauncher(play))
     env.close()
     env.close()
-    with pytest.raises(RuntimeError, match="is closed"):
+    with pytest.raises(ClosedEnvironmentError, match="is closed"):
         env.reset()
 
 
@@ -144,7 +144,7 @@ def test_closing_after_the_loop_has_ended_lets_go(num_envs: int | None) -> None:
     asyncio.run(use())
     env.close()
     env.close()
-    with pytest.raises((RuntimeError, ClosedEnvironmentError), match="is closed"):
+    with pytest.raises(ClosedEnvironmentError, match="is closed"):
         env.reset()
 
 
@@ -312,5 +312,5 @@ async def test_the_two_faces_do_not_mix() -> None:
     await env.aclose()
     await env.aclose()
     env.close()
-    with pytest.raises(RuntimeError, match="is closed"):
+    with pytest.raises(ClosedEnvironmentError, match="is closed"):
         env.reset()

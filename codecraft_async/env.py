@@ -264,11 +264,10 @@ class CodeEnv(gymnasium.Env[str, str]):
     async def _cut(self) -> Cutting:
         with self._faces.turn("branch"):
             episode = self._episode.episode if isinstance(self._episode, RecoverableEpisode) else self._episode
-            sandbox = self._tenant.sandbox
-            if not isinstance(episode, Episode) or sandbox is None or self._latest is None:
+            if not isinstance(episode, Episode) or self._latest is None:
                 raise ResetNeeded("there is no episode to branch from: call its reset() first, and not after its end")
             place = None if self._track is None else self._track.place()
-            return await cut(episode, sandbox, self.rules, self._latest, place)
+            return await cut(episode, self.rules, self._latest, place)
 
     async def _grow(self, cutting: Cutting) -> tuple[str, Info]:
         began, task = time.perf_counter(), cutting.episode.task

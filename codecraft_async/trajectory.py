@@ -163,6 +163,9 @@ class _Reading:
     def file(self, path: Path) -> Iterator[RecordedEpisode]:
         for number, line in self.lines(path):
             if isinstance(line, EpisodeStart):
+                again = self._open.get(line.episode)
+                if again is not None and again.start == line and not again.steps:
+                    continue  # its writer was told that it may not have reached the disk
                 before = self._open.pop(self._by_env.get(line.env, ""), None)
                 if before is not None:
                     yield before
@@ -183,8 +186,8 @@ class _Reading:
         raw_lines = read_raw_lines(path)
         try:
             for raw in raw_lines:
-                if garbled is not None:  # what comes after it tells whose doing it is
-                    self._pass_over(path, number, garbled, is_cut=raw.data == TORN_LINE[:-1])
+                if garbled is not None:  # what comes after it tells whose doing it is; on a full disk that is cut, too
+                    self._pass_over(path, number, garbled, is_cut=bool(raw.data) and TORN_LINE.startswith(raw.data))
                     garbled = None
                 number = raw.number
                 try:
@@ -227,6 +230,8 @@ class _Reading:
             return None
         first = episode.start.branch.steps if episode.start.branch is not None else 0
         due = first + len(episode.steps) + 1
+        if episode.steps and step == episode.steps[-1]:
+            return None  # as for a start that is there twice
         if step.step != due:
             self._fail(path, number, f"step {step.step} of episode {step.episode!r} comes where step {due} must")
             return None

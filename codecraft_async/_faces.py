@@ -29,6 +29,17 @@ class Faces:
         self._pending = ""
         self.closed = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self._thread is not None or self._bound is not None:
+            raise self.cannot_be_copied()
+        return self.__dict__.copy()
+
+    def cannot_be_copied(self) -> TypeError:
+        """Return the error for a copy of an environment that would be in the sandbox of the original."""
+        return TypeError(
+            f"a {self._owner} that was used holds a sandbox, and can be neither copied nor pickled: make another one"
+        )
+
     @property
     def is_stranded(self) -> bool:
         """Whether nothing can be awaited: no loop was used yet, or the one that was has been closed."""

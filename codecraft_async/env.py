@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, NoReturn, Unpack
 
 import gymnasium
 from gymnasium.error import ResetNeeded
@@ -58,7 +58,8 @@ class CodeEnv(gymnasium.Env[str, str]):
     ``info["valid"]`` False.
 
     `reset` and `step` work anywhere; `areset`, `astep` and `aclose` are for a running event loop. One environment uses
-    one of the two faces.
+    one of the two faces. Before its first use it can be pickled and copied (`copy.deepcopy`); afterwards
+    `abranch_from` copies its episode.
 
     Args:
         task: The id of the one task to give; by default all of the curriculum's are given.
@@ -111,6 +112,7 @@ class CodeEnv(gymnasium.Env[str, str]):
         **rules: Unpack[RuleOptions],
     ) -> None:
         super().__init__()
+        self._faces = Faces(type(self).__name__)  # first, for where it cannot be pickled, it says why
         if reset_faults not in ("raise", "info"):
             raise ValueError(f"reset_faults is {reset_faults!r}; it must be 'raise' or 'info'")
         if not reset_limit_s > 0:
@@ -134,7 +136,6 @@ class CodeEnv(gymnasium.Env[str, str]):
         self._episode: Episode | RecoverableEpisode | NoEpisode | None = None
         self._latest: Outcome | None = None
         self._cutting: Shared[Cutting] = Shared()
-        self._faces = Faces(type(self).__name__)
         self._screen = None if render_mode is None else Screen(render_mode)
 
     # --- the asynchronous face ---
@@ -325,6 +326,9 @@ class CodeEnv(gymnasium.Env[str, str]):
     def render(self) -> str | None:
         """Return the last action and what came of it, coloured ("ansi"); otherwise None."""
         return None if self._screen is None else self._screen.render()
+
+    def __copy__(self) -> NoReturn:
+        raise self._faces.cannot_be_copied()  # a shallow copy would share it even before its use
 
     @property
     def sampler(self) -> Sampler:

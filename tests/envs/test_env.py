@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import threading
 from typing import Any
 
 import pytest
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, ResetNeeded
 
-from codecraft_async import EpisodeError
+from codecraft_async import CodeEnv, EpisodeError
 from codecraft_async._observation import clip
 from codecraft_async.curriculum import (
     UnknownTask,
@@ -130,6 +132,19 @@ def test_closing_before_the_first_use_closes() -> None:
     env.close()
     with pytest.raises(ClosedEnvironmentError, match="is closed"):
         env.reset()
+
+
+def test_an_environment_is_copied_before_its_first_use_only() -> None:
+    """Afterwards a copy would be in the same sandbox; the error says so."""
+    env = CodeEnv(task="sort-numbers", backend="local")
+    for other in (pickle.loads(pickle.dumps(env)), copy.deepcopy(env)):
+        assert "ascending" in other.reset()[0]
+        for copied in (pickle.dumps, copy.deepcopy, copy.copy):
+            with pytest.raises(TypeError, match="a CodeEnv that was used holds a sandbox, and can be neither copied"):
+                copied(other)
+        assert "0\n" == other.step("echo 0")[0]
+        other.close()
+    env.close()
 
 
 @pytest.mark.parametrize("num_envs", [None, 2])

@@ -205,7 +205,8 @@ class CodeEnv(gymnasium.Env[str, str]):
     async def astep(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """Run a command, or grade; return (observation, reward, terminated, truncated, info).
 
-        Cancellation kills the command; the episode goes on.
+        Cancellation kills the command; the episode goes on. A submission is final: after one that was cancelled the
+        next step grades, whatever its action.
 
         Raises:
             TypeError: The action is no text.

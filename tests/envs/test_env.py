@@ -13,11 +13,19 @@ from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, Res
 
 from codecraft_async import CodeEnv, EpisodeError
 from codecraft_async._observation import clip
-from codecraft_async.curriculum import (
-    UnknownTask,
-)
+from codecraft_async.curriculum import Grade, GradingSandbox, UnknownTask
 from codecraft_async.pool import FakeLauncher, LaunchError
-from tests.envs.code_envs import Crashes, ReturnsANumber, check_types, make, make_task, play, vector
+from tests.envs.code_envs import (
+    Crashes,
+    FileIsRight,
+    ReturnsANumber,
+    check_types,
+    lose_sandbox,
+    make,
+    make_task,
+    play,
+    vector,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -274,6 +282,39 @@ async def test_a_cancelled_step_leaves_the_episode_usable() -> None:
     text, *_ = await env.astep("ls")
     assert "hint\n" == text
     await env.aclose()
+
+
+@pytest.mark.parametrize("recover", [False, True])
+async def test_a_submission_that_is_cancelled_is_final(recover: bool) -> None:
+    """What the grading has shown to the agent's programs is of no use: the next step grades, whatever it says."""
+    grader = Slow()
+    env, other = (make(FakeLauncher(play), make_task(grader=grader), recover=recover) for _ in range(2))
+    await env.areset()
+    step = asyncio.create_task(env.astep("submit"))
+    await grader.began.wait()
+    step.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    await other.abranch_from(env)
+    grader.goes_on.set()
+    for each in (env, other):
+        if recover:
+            lose_sandbox(each)
+        _, reward, terminated, _, info = await each.astep("write 42")
+        assert (0.0, True, True, "answer is missing") == (reward, terminated, info["graded"], info["reason"])
+        await each.aclose()
+
+
+class Slow(FileIsRight):
+    """Grades when it is told to."""
+
+    def __init__(self) -> None:
+        self.began, self.goes_on = asyncio.Event(), asyncio.Event()
+
+    async def grade(self, sandbox: GradingSandbox) -> Grade:
+        self.began.set()
+        await self.goes_on.wait()
+        return await super().grade(sandbox)
 
 
 async def test_observations_are_cut_in_the_middle_and_fit_the_space() -> None:

@@ -86,9 +86,7 @@ class Track:
         if self._pid != os.getpid():  # a fork's: what it plays is not what the other one plays
             self._env, self._pid = self.recorder.new_env(), os.getpid()
         self.episode = ""
-        with suppress(RecordingError):  # it was told when each of the lines was to be written
-            self._write_owed()
-        self._owed.clear()
+        self.let_go()
         task, launcher = opening.task, opening.launcher
         branch, name = opening.asked.branch, secrets.token_hex(16)
         self.steps = 0 if branch is None else branch.steps
@@ -142,6 +140,12 @@ class Track:
             info=outcome.info,
         )
         self._write(line, ends_episode=outcome.terminated or outcome.truncated)
+
+    def let_go(self) -> None:
+        """Write what could not be written before, or give it up."""
+        with suppress(RecordingError, RuntimeError):  # told when it was to be written; the recorder may be closed
+            self._write_owed()
+        self._owed.clear()
 
     def _write(self, line: EpisodeStart | EpisodeStep, *, ends_episode: bool = False) -> None:
         self._owed.append((line, ends_episode))

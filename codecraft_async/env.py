@@ -299,8 +299,7 @@ class CodeEnv(gymnasium.Env[str, str]):
         self._episode = None
         self._tenant.leave()
         try:
-            if self._own_recorder is not None:
-                self._own_recorder.close()
+            self._end_recording()
         finally:
             if self._owns_runtime:
                 await self.runtime.aclose()
@@ -346,6 +345,11 @@ class CodeEnv(gymnasium.Env[str, str]):
         self._tenant.forget()
         if self._owns_runtime:
             self.runtime.abandon()
+        self._end_recording()
+
+    def _end_recording(self) -> None:
+        if self._track is not None:
+            self._track.let_go()
         if self._own_recorder is not None:
             self._own_recorder.close()
 

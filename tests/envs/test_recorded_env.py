@@ -185,6 +185,18 @@ async def test_what_cannot_be_written_is_given_up_with_its_episode(
     assert [["ls"], ["false"]] == [episode.actions for episode in read_trajectories(tmp_path)]
 
 
+async def test_closing_writes_what_could_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of one environment of a batch, whose other ones were not held up."""
+    env = vector(FakeLauncher(play), 2, record=tmp_path)
+    await env.areset()
+    with monkeypatch.context() as patch:
+        patch.setattr("codecraft_async._recorder_file.write_all", _full)
+        with pytest.raises(RecordingError):
+            await env.astep(("ls", "ls"))
+    await env.aclose()
+    assert [["ls"], ["ls"]] == [episode.actions for episode in read_trajectories(tmp_path)]
+
+
 async def test_a_line_that_may_not_have_reached_the_disk_counts_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

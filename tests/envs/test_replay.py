@@ -354,8 +354,7 @@ async def test_an_episode_that_comes_of_itself_is_told(tmp_path: Path) -> None:
     await record(path, ["ls"])
     loop = [start_line(name, name, branch=Branch(episode=origin, steps=0)) for name, origin in (("a", "b"), ("b", "a"))]
     (good,) = read_trajectories(path)
-    digest = {"task_digest": good.start.task_digest}
-    path.write_bytes(path.read_bytes() + encoded([replace(each, **digest) for each in loop]))
+    path.write_bytes(path.read_bytes() + encoded([replace(each, task_digest=good.start.task_digest) for each in loop]))
     parents = find_parents(path)
     assert [["ls"], [], []] == [with_past(each, parents).actions for each in read_trajectories(path)]
     played = await replay(path)

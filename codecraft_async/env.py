@@ -78,8 +78,9 @@ class CodeEnv(gymnasium.Env[str, str]):
         recover: Whether an episode goes on in another sandbox when its own is lost; a `Recovery` says how.
         max_episode_steps: Truncate after so many steps; by default the task's own number.
         wall_budget_s: Truncate once the episode has lasted so long, thinking included; a command is killed there.
-        cpu_budget_s: Truncate once its commands have used so much CPU time; a command is killed there. What it leaves
-            running in the background is not counted from then on: only `wall_budget_s` puts an end to that.
+        cpu_budget_s: Truncate once its commands have used so much CPU time; a command is killed there. What commands
+            leave running in the background is not counted between them (nor, in fresh shells, during others): only
+            `wall_budget_s` puts an end to that.
         max_observation_chars: Longer output is cut in its middle, which is said there.
         ansi: "keep" terminal sequences in observations, or "strip" them (and what progress bars wrote over).
         shell: "fresh" or "persistent".

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ __all__ = ["Faces"]
 
 T = TypeVar("T")
 _CLOSE_LIMIT_S = 30.0
+_STARTING = threading.Lock()  # not one of each environment's own: such could not be pickled
 
 
 class Faces:
@@ -52,12 +54,22 @@ class Faces:
             ClosedEnvironmentError: The environment is closed.
             RuntimeError: It is in use on an event loop of the caller's.
         """
-        if self._thread is None:
-            if self.closed or self._bound is not None:
+        thread = self._thread
+        if thread is None:
+            try:
+                thread = self._start()
+            except BaseException:
                 work.close()
-                raise self._is_closed() if self.closed else self._is_elsewhere()
-            self._thread = LoopThread(name=f"{self._owner}-loop")
-        return self._thread.run(work)
+                raise
+        return thread.run(work)
+
+    def _start(self) -> LoopThread:
+        with _STARTING:
+            if self._thread is None:
+                if self.closed or self._bound is not None:
+                    raise self._is_closed() if self.closed else self._is_elsewhere()
+                self._thread = LoopThread(name=f"{self._owner}-loop")
+            return self._thread
 
     def drive_last(self, work: Coroutine[Any, Any, None]) -> bool:
         """Run *work* on the loop thread and end the thread; False, and *work* is dropped, if there is none."""

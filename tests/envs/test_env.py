@@ -6,12 +6,14 @@ import asyncio
 import copy
 import pickle
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, ResetNeeded
 
 from codecraft_async import CodeEnv, EpisodeError
+from codecraft_async._loop import LoopThread
 from codecraft_async._observation import clip
 from codecraft_async.curriculum import Grade, GradingSandbox, UnknownTask
 from codecraft_async.pool import FakeLauncher, LaunchError
@@ -140,6 +142,35 @@ def test_closing_before_the_first_use_closes() -> None:
     env.close()
     with pytest.raises(ClosedEnvironmentError, match="is closed"):
         env.reset()
+
+
+def test_first_calls_of_two_threads_meet_in_one_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is refused as any second call; the environment does not belong to a loop that nobody runs afterwards."""
+    both = threading.Barrier(2)
+
+    def start(**options: Any) -> LoopThread:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.2)  # the other one starts a loop as well, if it can
+        return LoopThread(**options)
+
+    monkeypatch.setattr("codecraft_async._faces.LoopThread", start)
+    env = make(FakeLauncher(play))
+    came: list[object] = []
+
+    def ask() -> None:
+        try:
+            came.append(env.reset()[0])
+        except AlreadyPendingCallError:
+            came.append("refused")
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 2 == len(came)
+    assert "hint\n" == env.step("ls")[0]
+    env.close()
 
 
 def test_an_environment_is_copied_before_its_first_use_only() -> None:

@@ -122,6 +122,7 @@ class CodeEnv(gymnasium.Env[str, str]):
         self.rules = Rules(**rules)
         self.curriculum = choose_tasks(curriculum, task)
         self.render_mode = render_mode
+        self._screen = None if render_mode is None else Screen(render_mode)
         self.action_space = Unicode(MAX_ACTION_CHARS)
         self.observation_space = Unicode(self.rules.max_observation_chars)
         self._sampler = make_sampler(sampler, self.curriculum)
@@ -138,7 +139,6 @@ class CodeEnv(gymnasium.Env[str, str]):
         self._episode: Episode | RecoverableEpisode | NoEpisode | None = None
         self._latest: Outcome | None = None
         self._cutting: Shared[Cutting] = Shared()
-        self._screen = None if render_mode is None else Screen(render_mode)
 
     # --- the asynchronous face ---
 

@@ -11,7 +11,7 @@ import pytest
 import codecraft_curriculum
 from codecraft_async import CodeEnv, Recorder
 from codecraft_async._track import task_digest
-from codecraft_async.curriculum import Curriculum, TaskLimits, load_curriculum
+from codecraft_async.curriculum import Curriculum, TaskLimits, UnknownTask, load_curriculum
 from codecraft_async.pool import FakeLauncher
 from codecraft_async.recorder import RecordingError
 from codecraft_async.trajectory import RecordedEpisode, read_trajectories
@@ -183,6 +183,14 @@ async def test_what_cannot_be_written_is_given_up_with_its_episode(
     await env.astep("false")
     await env.aclose()
     assert [["ls"], ["false"]] == [episode.actions for episode in read_trajectories(tmp_path)]
+
+
+def test_an_environment_that_cannot_be_made_leaves_no_recording(tmp_path: Path) -> None:
+    """Whatever is wrong with its other arguments is told before a file is opened."""
+    for options in ({"render_mode": "loud"}, {"task": "none"}, {"ansi": "maybe"}):
+        with pytest.raises((ValueError, UnknownTask)):
+            make(FakeLauncher(play), record=tmp_path / "run.jsonl", **options)
+    assert [] == list(tmp_path.iterdir())
 
 
 async def test_closing_writes_what_could_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

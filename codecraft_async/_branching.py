@@ -12,7 +12,7 @@ from codecraft_async._episode import Episode
 from codecraft_async._outcome import Outcome
 from codecraft_async._rules import Rules, rule_options
 from codecraft_async._trajectory_lines import Branch
-from codecraft_pool import Checkpoint, Sandbox
+from codecraft_pool import Checkpoint
 from codecraft_pool._aio import finish
 from codecraft_pool.pool_fork import take_checkpoint
 
@@ -83,13 +83,14 @@ class Shared(Generic[T]):
                 task.exception()  # retrieved, where nobody waits for it any more
 
 
-async def cut(episode: Episode, sandbox: Sandbox, rules: Rules, latest: Outcome, place: Branch | None) -> Cutting:
+async def cut(episode: Episode, rules: Rules, latest: Outcome, place: Branch | None) -> Cutting:
     """Return what branches of *episode* grow from; the episode itself goes on undisturbed.
 
     Raises:
         PoolError: Its commands have changed the root file system, which no checkpoint has.
         RequestRefused, SandboxLost: The sandbox could not be copied.
     """
+    sandbox = episode.sandbox
     checkpoint = await take_checkpoint(sandbox)
     processes = (await sandbox.stat()).processes
     return Cutting(episode.in_sandbox(sandbox), checkpoint, rules, latest, processes, place)

@@ -47,6 +47,7 @@ class Episode:
         self._max_chars = rules.max_observation_chars
         self._strip_for = rules.max_observation_chars if rules.ansi == "strip" else None
         self._malformed_in_a_row = 0
+        self._is_submitted = False
         self._blank = empty_info(task.id)
         self._budget: Budget | None = None
 
@@ -94,6 +95,7 @@ class Episode:
         """Have come as far as *other*: steps, malformed actions and budgets."""
         self.steps = other.steps
         self._malformed_in_a_row = other._malformed_in_a_row
+        self._is_submitted = other._is_submitted
         self._budget = other._budget
 
     async def step(self, text: str) -> Outcome:
@@ -104,7 +106,8 @@ class Episode:
             if spent:
                 self.steps += 1
                 return self._step_outcome(budget.say(spent), self._info())
-        action = read_action(self._parser, text)
+        # A grading that was cancelled has shown the agent's programs what they are tested with.
+        action = Submit() if self._is_submitted else read_action(self._parser, text)
         if not isinstance(action, Command):
             if isinstance(action, Reset) and not self._rules.allow_reset:
                 action = Malformed("the workspace cannot be reset here")
@@ -169,6 +172,7 @@ class Episode:
     async def _submit(self) -> Outcome:
         """End every process, then grade what is left in the trees, with programs that no agent had its hands on."""
         began = time.perf_counter()
+        self._is_submitted = True
         await self.sandbox.end_processes(keep_system=False)
         grade = await grade_of(self.task, self.sandbox)
         info = self._info()

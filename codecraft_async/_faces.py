@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
-from contextlib import contextmanager
+import threading
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError
@@ -15,6 +15,7 @@ __all__ = ["Faces"]
 
 T = TypeVar("T")
 _CLOSE_LIMIT_S = 30.0
+_STARTING = threading.Lock()  # not one of each environment's own: such could not be pickled
 
 
 class Faces:
@@ -30,6 +31,17 @@ class Faces:
         self._pending = ""
         self.closed = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self._thread is not None or self._bound is not None:
+            raise self.cannot_be_copied()
+        return self.__dict__.copy()
+
+    def cannot_be_copied(self) -> TypeError:
+        """Return the error for a copy of an environment that would be in the sandbox of the original."""
+        return TypeError(
+            f"a {self._owner} that was used holds a sandbox, and can be neither copied nor pickled: make another one"
+        )
+
     @property
     def is_stranded(self) -> bool:
         """Whether nothing can be awaited: no loop was used yet, or the one that was has been closed."""
@@ -42,12 +54,22 @@ class Faces:
             ClosedEnvironmentError: The environment is closed.
             RuntimeError: It is in use on an event loop of the caller's.
         """
-        if self._thread is None:
-            if self.closed or self._bound is not None:
+        thread = self._thread
+        if thread is None:
+            try:
+                thread = self._start()
+            except BaseException:
                 work.close()
-                raise self._is_closed() if self.closed else self._is_elsewhere()
-            self._thread = LoopThread(name=f"{self._owner}-loop")
-        return self._thread.run(work)
+                raise
+        return thread.run(work)
+
+    def _start(self) -> LoopThread:
+        with _STARTING:
+            if self._thread is None:
+                if self.closed or self._bound is not None:
+                    raise self._is_closed() if self.closed else self._is_elsewhere()
+                self._thread = LoopThread(name=f"{self._owner}-loop")
+            return self._thread
 
     def drive_last(self, work: Coroutine[Any, Any, None]) -> bool:
         """Run *work* on the loop thread and end the thread; False, and *work* is dropped, if there is none."""
@@ -63,9 +85,9 @@ class Faces:
             thread.close()
         return True
 
-    @contextmanager
-    def turn(self, name: str) -> Generator[None]:
-        """While this is open a second call is refused: no command may run beside the grading of its sandbox.
+    def turn(self, name: str) -> Faces:
+        """Take the turn until the end of the ``with`` that this is for: no command may run beside the grading of its
+        sandbox. (A generator as the context manager would cost every step more than all else that is done for it.)
 
         Raises:
             ClosedEnvironmentError: The environment is closed.
@@ -77,10 +99,13 @@ class Faces:
             what = f"{self._owner}: `{name}` while a call of `{self._pending}` is in progress"
             raise AlreadyPendingCallError(f"{what}: one call at a time, or more environments", self._pending)
         self._pending = name
-        try:
-            yield
-        finally:
-            self._pending = ""
+        return self
+
+    def __enter__(self) -> None:
+        """The turn was taken by `turn`."""
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._pending = ""
 
     def bind(self) -> None:
         """Belong to the running loop from now on, for connections to sandboxes live on one.
@@ -91,9 +116,10 @@ class Faces:
         if self.closed:
             raise self._is_closed()
         running = asyncio.get_running_loop()
-        if self._bound not in (None, running):
-            raise self._is_elsewhere()
-        self._bound = running
+        if self._bound is not running:
+            if self._bound is not None:
+                raise self._is_elsewhere()
+            self._bound = running
 
     def _is_closed(self) -> ClosedEnvironmentError:
         return ClosedEnvironmentError(f"{self._owner} is closed; make a new one")

@@ -33,8 +33,12 @@ class RecordFile:
         self._pid = os.getpid()
         self._is_open = True
         self._syncer = _Syncer(self._fd) if fsync == "episode" else None
-        if compression == "none":
-            self._mend()
+        try:
+            if compression == "none":
+                self._mend()
+        except OSError:
+            self.let_go()
+            raise
 
     def _mend(self) -> None:
         """Begin a new line after one that was cut off, and say that it was."""

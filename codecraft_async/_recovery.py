@@ -120,6 +120,8 @@ class RecoverableEpisode:
         outcome = await self._episode.step(text)
         while _is_lost(outcome):
             self._count_loss(outcome, len(self._said) - 1)
+            # It may live, and will be another one's: if this is cancelled, the next step must not act in it.
+            self._episode.sandbox.close()
             try:
                 await self._bring_back(before)
             except RecoveryFailed as exc:

@@ -40,7 +40,7 @@ from codecraft_async._episode import Episode, fault_outcome, grade_of
 from codecraft_async._outcome import GraderFailed, Outcome
 from codecraft_async._rules import Rules
 from codecraft_curriculum import Task
-from codecraft_pool import Lease, PoolError, RequestRefused, Sandbox, SandboxSpec, Snapshot
+from codecraft_pool import Checkpoint, Lease, PoolError, RequestRefused, Sandbox, SandboxLost, SandboxSpec, Snapshot
 
 _MAX_TREE_BYTES: Final = 256 << 20
 _MAX_STATES: Final = 1024
@@ -61,7 +61,7 @@ class Potential:
         Cancellation leaves nothing lent.
 
         Raises:
-            SandboxLost, RequestRefused, LaunchError, AcquireTimeout: One of the two sandboxes failed.
+            SandboxLost, RequestRefused, LaunchError, AcquireTimeout: The sandbox failed, or two copies did.
             GraderFailed: The grader did.
         """
         try:
@@ -73,20 +73,26 @@ class Potential:
             checkpoint = await sandbox.snapshot(max_bytes=_MAX_TREE_BYTES)
         except RequestRefused:
             return otherwise
-        lease = await self._lend(sandbox.spec)
+        try:
+            score = await self._grade(task, sandbox.spec, checkpoint)
+        except SandboxLost:  # not the agent's: another copy serves as well
+            score = await self._grade(task, sandbox.spec, checkpoint)
+        self._known[state] = score
+        if len(self._known) > _MAX_STATES:
+            self._known.popitem(last=False)
+        return score
+
+    async def _grade(self, task: Task, spec: SandboxSpec, checkpoint: Checkpoint) -> float:
+        lease = await self._lend(spec)
         try:
             try:
                 await lease.sandbox.restore(checkpoint)
             except BaseException:
                 lease.sandbox.close()  # in an unknown state; the pool replaces it
                 raise
-            score = float((await grade_of(task, lease.sandbox)).score)
+            return float((await grade_of(task, lease.sandbox)).score)
         finally:
             lease.release()
-        self._known[state] = score
-        if len(self._known) > _MAX_STATES:
-            self._known.popitem(last=False)
-        return score
 
 
 class DenseEpisode(Episode):

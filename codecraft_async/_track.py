@@ -9,6 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -59,6 +60,9 @@ class Track:
     """Writes the lines of one environment to a recorder that others may share. An unfinished episode ends with the next
     reset.
 
+    A line that could not be written is kept, and written before the next one, so that an episode has no gap; with the
+    next reset what still cannot be written is given up.
+
     `curriculum_source` is what a replay can load the curriculum by; empty if only the recorder may know.
     """
 
@@ -71,6 +75,7 @@ class Track:
         self._digests: dict[str, tuple[Task, str]] = {}
         self.episode = ""
         self.steps = 0
+        self._owed: list[tuple[EpisodeStart | EpisodeStep, bool]] = []
 
     def reset(self, opening: Opening, outcome: Outcome, *, took_s: float) -> None:
         """Record the start of an episode.
@@ -81,6 +86,7 @@ class Track:
         if self._pid != os.getpid():  # a fork's: what it plays is not what the other one plays
             self._env, self._pid = self.recorder.new_env(), os.getpid()
         self.episode = ""
+        self.let_go()
         task, launcher = opening.task, opening.launcher
         branch, name = opening.asked.branch, secrets.token_hex(16)
         self.steps = 0 if branch is None else branch.steps
@@ -109,14 +115,14 @@ class Track:
             info=outcome.info,
             branch=branch,
         )
-        self.recorder.write(line)
         self.episode = name
+        self._write(line)
 
     def step(self, action: str, outcome: Outcome, *, took_s: float) -> None:
         """Record a step.
 
         Raises:
-            RecordingError: It cannot be written, or the episode's start could not.
+            RecordingError: It cannot be written, or there is no episode.
         """
         if not self.episode:
             raise RecordingError(errno.EIO, "holds no start of the episode", str(self.recorder.path))
@@ -133,7 +139,23 @@ class Track:
             truncated=outcome.truncated,
             info=outcome.info,
         )
-        self.recorder.write(line, ends_episode=outcome.terminated or outcome.truncated)
+        self._write(line, ends_episode=outcome.terminated or outcome.truncated)
+
+    def let_go(self) -> None:
+        """Write what could not be written before, or give it up."""
+        with suppress(RecordingError, RuntimeError):  # told when it was to be written; the recorder may be closed
+            self._write_owed()
+        self._owed.clear()
+
+    def _write(self, line: EpisodeStart | EpisodeStep, *, ends_episode: bool = False) -> None:
+        self._owed.append((line, ends_episode))
+        self._write_owed()
+
+    def _write_owed(self) -> None:
+        while self._owed:
+            line, ends_episode = self._owed[0]
+            self.recorder.write(line, ends_episode=ends_episode)
+            del self._owed[0]
 
     def place(self) -> Branch | None:
         """Return where a branch of the episode begins now; None if there is no episode."""

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, get_args
 
 import orjson
 
-from codecraft_async._trajectory_lines import EpisodeStep
+from codecraft_async._trajectory_lines import EpisodeStep, escaped
 from codecraft_async.trajectory import RecordedEpisode
 
 ExportFormat = Literal["intercode", "chat"]
@@ -27,7 +27,7 @@ def intercode_log(episodes: Iterable[RecordedEpisode]) -> Iterator[bytes]:
     for episode in episodes:
         if episode.steps:
             entry = orjson.dumps({str(number): intercode_entry(episode)}, option=orjson.OPT_INDENT_2)
-            yield before + entry[1:-2]  # without the braces: all entries are in one object
+            yield before + escaped(entry[1:-2])  # without the braces: all entries are in one object
             before = b","
             number += 1
     yield b"\n}\n" if number else b"{}\n"
@@ -68,7 +68,7 @@ def chat_lines(episodes: Iterable[RecordedEpisode]) -> Iterator[bytes]:
     """
     for episode in episodes:
         if episode.steps:
-            yield orjson.dumps(chat_entry(episode), option=orjson.OPT_APPEND_NEWLINE)
+            yield escaped(orjson.dumps(chat_entry(episode), option=orjson.OPT_APPEND_NEWLINE))
 
 
 def chat_entry(episode: RecordedEpisode) -> dict[str, Any]:

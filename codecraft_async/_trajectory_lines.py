@@ -13,6 +13,7 @@ does not know, and refuses a schema that is newer than its own.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from types import NoneType
 from typing import Any, Final, TypeVar, cast
@@ -23,6 +24,7 @@ import orjson
 SCHEMA: Final = 1
 TORN_LINE: Final = b'{"schema":1,"kind":"torn"}\n'
 _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+_STEERING: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 LineT = TypeVar("LineT", "EpisodeStart", "EpisodeStep", "Branch")
 
 
@@ -100,9 +102,20 @@ class LineError(ValueError):
 def encode_line(line: Line) -> bytes:
     """Return a line's bytes, the new line at its end included. Values that JSON has not become their `repr`."""
     try:
-        return orjson.dumps(line, default=_plain, option=_OPTIONS)
+        return escaped(orjson.dumps(line, default=_plain, option=_OPTIONS))
     except TypeError:  # half of a surrogate pair, a number over 64 bits, a key that is no text: slower, but it can
-        return (json.dumps(_textual(asdict(line)), default=_plain) + "\n").encode()
+        return escaped((json.dumps(_textual(asdict(line)), default=_plain) + "\n").encode())
+
+
+def escaped(data: bytes) -> bytes:
+    """Return JSON that says the same, and that steers no terminal and is one line to every reader.
+
+    What an agent printed is in it: JSON's writers escape control characters below 32 only, while terminals act on those
+    from 127 on, and on marks of direction as well; and some readers take U+0085 and U+2028 for the end of a line.
+    """
+    if data.isascii() and b"\x7f" not in data:
+        return data
+    return _STEERING.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), data)
 
 
 def decode_line(data: bytes) -> Line | None:
@@ -191,4 +204,5 @@ __all__ = [
     "LineError",
     "decode_line",
     "encode_line",
+    "escaped",
 ]

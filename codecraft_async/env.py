@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, NoReturn, Unpack
 
 import gymnasium
 from gymnasium.error import ResetNeeded
@@ -13,7 +13,7 @@ from gymnasium.error import ResetNeeded
 from codecraft_async._branching import Cutting, Shared, cut
 from codecraft_async._choice import choose_tasks, next_task
 from codecraft_async._episode import Episode, NoEpisode
-from codecraft_async._one_loop import OneLoop
+from codecraft_async._faces import Faces
 from codecraft_async._outcome import Outcome
 from codecraft_async._recovery import RecoverableEpisode, Recovery, recovery_of
 from codecraft_async._render import Screen
@@ -41,10 +41,9 @@ Info = dict[str, Any]
 ResetFaults = Literal["raise", "info"]
 _RESET_ATTEMPTS = 3
 RESET_LIMIT_S = 900.0  # hundreds of environments may start at once, and a daemon makes a few sandboxes a second
-_CLOSE_LIMIT_S = 30.0
 
 
-class CodeEnv(OneLoop, gymnasium.Env[str, str]):
+class CodeEnv(gymnasium.Env[str, str]):
     """A coding task in a sandbox.
 
     An action is a `str`: a command for the task's shell, run in the workspace, each in a shell of its own (or, with
@@ -59,7 +58,8 @@ class CodeEnv(OneLoop, gymnasium.Env[str, str]):
     ``info["valid"]`` False.
 
     `reset` and `step` work anywhere; `areset`, `astep` and `aclose` are for a running event loop. One environment uses
-    one of the two faces.
+    one of the two faces. Before its first use it can be pickled and copied (`copy.deepcopy`); afterwards
+    `abranch_from` copies its episode.
 
     Args:
         task: The id of the one task to give; by default all of the curriculum's are given.
@@ -78,7 +78,9 @@ class CodeEnv(OneLoop, gymnasium.Env[str, str]):
         recover: Whether an episode goes on in another sandbox when its own is lost; a `Recovery` says how.
         max_episode_steps: Truncate after so many steps; by default the task's own number.
         wall_budget_s: Truncate once the episode has lasted so long, thinking included; a command is killed there.
-        cpu_budget_s: Truncate once its commands have used so much CPU time; a command is killed there.
+        cpu_budget_s: Truncate once its commands have used so much CPU time; a command is killed there. What commands
+            leave running in the background is not counted between them (nor, in fresh shells, during others): only
+            `wall_budget_s` puts an end to that.
         max_observation_chars: Longer output is cut in its middle, which is said there.
         ansi: "keep" terminal sequences in observations, or "strip" them (and what progress bars wrote over).
         shell: "fresh" or "persistent".
@@ -112,6 +114,7 @@ class CodeEnv(OneLoop, gymnasium.Env[str, str]):
         **rules: Unpack[RuleOptions],
     ) -> None:
         super().__init__()
+        self._faces = Faces(type(self).__name__)  # first, for where it cannot be pickled, it says why
         if reset_faults not in ("raise", "info"):
             raise ValueError(f"reset_faults is {reset_faults!r}; it must be 'raise' or 'info'")
         if not reset_limit_s > 0:
@@ -119,6 +122,7 @@ class CodeEnv(OneLoop, gymnasium.Env[str, str]):
         self.rules = Rules(**rules)
         self.curriculum = choose_tasks(curriculum, task)
         self.render_mode = render_mode
+        self._screen = None if render_mode is None else Screen(render_mode)
         self.action_space = Unicode(MAX_ACTION_CHARS)
         self.observation_space = Unicode(self.rules.max_observation_chars)
         self._sampler = make_sampler(sampler, self.curriculum)
@@ -135,7 +139,6 @@ class CodeEnv(OneLoop, gymnasium.Env[str, str]):
         self._episode: Episode | RecoverableEpisode | NoEpisode | None = None
         self._latest: Outcome | None = None
         self._cutting: Shared[Cutting] = Shared()
-        self._screen = None if render_mode is None else Screen(render_mode)
 
     # --- the asynchronous face ---
 
@@ -151,16 +154,12 @@ class CodeEnv(OneLoop, gymnasium.Env[str, str]):
             EpisodeError: The task's own set-up failed.
             AlreadyPendingCallError: Another call is in progress.
         """
-        self._bind()
-        self._take_turn("reset")
         began = time.perf_counter()
-        try:
+        with self._faces.turn("reset"):
             super().reset(seed=seed)
             task = next_task(self.curriculum, self._sampler, self.np_random, options or {})
             self._episode = None
             self._episode, outcome = await self._begin_somewhere(task)
-        finally:
-            self._calling = ""
         self._show_start(outcome, began, task, Asked(seed, options))
         return outcome.observation, outcome.info
 
@@ -208,7 +207,8 @@ class CodeEnv(OneLoop, gymnasium.Env[str, str]):
     async def astep(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """Run a command, or grade; return (observation, reward, terminated, truncated, info).
 
-        Cancellation kills the command; the episode goes on.
+        Cancellation kills the command; the episode goes on. A submission is final: after one that was cancelled the
+        next step grades, whatever its action.
 
         Raises:
             TypeError: The action is no text.
@@ -219,16 +219,12 @@ class CodeEnv(OneLoop, gymnasium.Env[str, str]):
             raise TypeError(
                 f"an action is text, a shell command or {SUBMIT!r}; this one is of type {type(action).__name__}"
             )
-        self._bind()
-        self._take_turn("step")
         began = 0.0 if self._track is None else time.perf_counter()
-        try:
+        with self._faces.turn("step"):
             episode = self._episode
             if episode is None:
                 raise ResetNeeded("there is no episode: call reset() before step(), and after an episode has ended")
             outcome = await episode.step(action)
-        finally:
-            self._calling = ""
         if outcome.terminated or outcome.truncated:
             self._episode = None
             if not outcome.info["valid"]:
@@ -258,7 +254,7 @@ class CodeEnv(OneLoop, gymnasium.Env[str, str]):
             AlreadyPendingCallError: Another call is in progress, here or there.
         """
         origin = self._origin(other)
-        origin._bind()
+        origin._faces.bind()
         return await self._grow(await origin._cutting.join(origin._cut))
 
     def _origin(self, other: gymnasium.Env[Any, Any]) -> CodeEnv:
@@ -270,23 +266,16 @@ class CodeEnv(OneLoop, gymnasium.Env[str, str]):
         return origin
 
     async def _cut(self) -> Cutting:
-        self._bind()
-        self._take_turn("branch")
-        try:
+        with self._faces.turn("branch"):
             episode = self._episode.episode if isinstance(self._episode, RecoverableEpisode) else self._episode
-            sandbox = self._tenant.sandbox
-            if not isinstance(episode, Episode) or sandbox is None or self._latest is None:
+            if not isinstance(episode, Episode) or self._latest is None:
                 raise ResetNeeded("there is no episode to branch from: call its reset() first, and not after its end")
             place = None if self._track is None else self._track.place()
-            return await cut(episode, sandbox, self.rules, self._latest, place)
-        finally:
-            self._calling = ""
+            return await cut(episode, self.rules, self._latest, place)
 
     async def _grow(self, cutting: Cutting) -> tuple[str, Info]:
-        self._bind()
-        self._take_turn("branch")
         began, task = time.perf_counter(), cutting.episode.task
-        try:
+        with self._faces.turn("branch"):
             cutting.check(self.rules)
             self._episode = None
             sandbox = await self._tenant.move(task, is_empty=True)
@@ -295,26 +284,23 @@ class CodeEnv(OneLoop, gymnasium.Env[str, str]):
             if isinstance(episode, DenseEpisode) and self._potential is not None:
                 episode.lend_from(self._potential)
             self._episode = self._lasting(episode, cutting.checkpoint)
-        finally:
-            self._calling = ""
         outcome = cutting.outcome()
         self._show_start(outcome, began, task, Asked(branch=cutting.place))
         return outcome.observation, outcome.info
 
     async def aclose(self) -> None:
         """Give the sandbox back, and end it if it is the environment's own. Idempotent."""
-        if self._closed:
+        if self._faces.closed:
             return
-        if self._bound is not None and self._bound.is_closed():
+        if self._faces.is_stranded:
             self._abandon()
             return
-        self._bind()
-        self._closed = True
+        self._faces.bind()
+        self._faces.closed = True
         self._episode = None
         self._tenant.leave()
         try:
-            if self._own_recorder is not None:
-                self._own_recorder.close()
+            self._end_recording()
         finally:
             if self._owns_runtime:
                 await self.runtime.aclose()
@@ -323,33 +309,28 @@ class CodeEnv(OneLoop, gymnasium.Env[str, str]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
         """As `areset`."""
-        return self._wait(self.areset(seed=seed, options=options))
+        return self._faces.drive(self.areset(seed=seed, options=options))
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """As `astep`."""
-        return self._wait(self.astep(action))
+        return self._faces.drive(self.astep(action))
 
     def branch_from(self, other: gymnasium.Env[Any, Any]) -> tuple[str, Info]:
         """As `abranch_from`."""
         origin = self._origin(other)
-        return self._wait(self._grow(origin._wait(origin._cutting.join(origin._cut))))
+        return self._faces.drive(self._grow(origin._faces.drive(origin._cutting.join(origin._cut))))
 
     def close(self) -> None:
         """As `aclose`; after an asynchronous use whose event loop has ended, it lets go of the sandbox."""
-        loop, self._loop = self._loop, None
-        if loop is not None:
-            try:
-                loop.run(self.aclose(), timeout_s=_CLOSE_LIMIT_S)
-            finally:
-                loop.close()
-        elif not self._closed:
-            if self._bound is not None and not self._bound.is_closed():
-                raise RuntimeError("the environment was used on an event loop that still runs: await aclose() there")
+        if not self._faces.drive_last(self.aclose()) and not self._faces.closed:
             self._abandon()
 
     def render(self) -> str | None:
         """Return the last action and what came of it, coloured ("ansi"); otherwise None."""
         return None if self._screen is None else self._screen.render()
+
+    def __copy__(self) -> NoReturn:
+        raise self._faces.cannot_be_copied()  # a shallow copy would share it even before its use
 
     @property
     def sampler(self) -> Sampler:
@@ -360,11 +341,16 @@ class CodeEnv(OneLoop, gymnasium.Env[str, str]):
 
     def _abandon(self) -> None:
         """Close where nothing was used yet, or where nothing can be awaited any more."""
-        self._closed = True
+        self._faces.closed = True
         self._episode = None
         self._tenant.forget()
         if self._owns_runtime:
             self.runtime.abandon()
+        self._end_recording()
+
+    def _end_recording(self) -> None:
+        if self._track is not None:
+            self._track.let_go()
         if self._own_recorder is not None:
             self._own_recorder.close()
 

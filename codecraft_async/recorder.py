@@ -25,7 +25,12 @@ _MIN_FILE_BYTES: Final = 4096
 
 
 class RecordingError(OSError):
-    """A line could not be written; says to which file and why. The environment and its episode are not harmed."""
+    """A line could not be written; says to which file and why.
+
+    The reset or step that it is of was done, and the episode can go on; the line is written before the next one, should
+    that be possible again (such as on a disk that was full). What the step came to is not returned, so that nobody
+    learns from what is not recorded and believes that it is: whoever wants that does not record.
+    """
 
 
 @dataclass(frozen=True, slots=True)

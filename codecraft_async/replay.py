@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from gymnasium.error import ResetNeeded
+
+from codecraft_async._episode import EpisodeError
 from codecraft_async._masks import Masker
 from codecraft_async._rules import RuleOptions, Rules
 from codecraft_async._shaping import grading_sandboxes
@@ -22,7 +26,9 @@ from codecraft_async.trajectory import (
     OnError,
     Problem,
     RecordedEpisode,
+    began_at,
     find_parents,
+    origins_of,
     read_trajectories,
 )
 from codecraft_curriculum import Curriculum, CurriculumError, Task, load_curriculum
@@ -203,8 +209,10 @@ class Replay:
             async with aclosing(_Player(self._make_env(episode.start, runtime), self._mask)) as player:
                 await self._begin(player, episode, runtime, replayed)
                 await player.play(episode.steps, replayed)
-        except (NotReplayable, PoolError) as error:
+        except (NotReplayable, PoolError, EpisodeError) as error:
             replayed.failed = str(error)
+        except ResetNeeded:
+            replayed.failed = "what it is a branch of is over, when it is played again, before the branch begins"
         return replayed
 
     def _make_env(self, start: EpisodeStart, runtime: Runtime) -> CodeEnv:
@@ -223,24 +231,33 @@ class Replay:
             raise NotReplayable(f"the environment cannot be made as it was: {error}") from error
 
     async def _begin(
-        self, player: _Player, episode: RecordedEpisode, runtime: Runtime, replayed: ReplayedEpisode | None = None
+        self, player: _Player, episode: RecordedEpisode, runtime: Runtime, replayed: ReplayedEpisode
     ) -> None:
         """Reset, or become a copy of an episode that is played up to where this one left it."""
-        start = episode.start
-        if start.branch is None:
-            observation, info = await player.env.areset(seed=start.seed, options={"task": start.task})
-        else:
-            parent = self._parents.get(start.branch.episode)
-            if parent is None:
-                raise NotReplayable(f"it is a branch of episode {start.branch.episode}, which is not in the recording")
-            first = 0 if parent.start.branch is None else parent.start.branch.steps
-            async with aclosing(_Player(self._make_env(parent.start, runtime), self._mask)) as other:
-                await self._begin(other, parent, runtime)
-                for step in parent.steps[: start.branch.steps - first]:
-                    await other.env.astep(step.action)
-                observation, info = await player.env.abranch_from(other.env)
-        if replayed is not None:
-            player.compare(replayed, 0, start, observation, info)
+        line = [*reversed(origins_of(episode, self._parents)), episode]
+        missing = line[0].start.branch
+        if missing is not None:
+            raise NotReplayable(f"it is a branch of episode {missing.episode}, which is not in the recording")
+        before: CodeEnv | None = None
+        async with AsyncExitStack() as held:  # one at a time: what the next one is a copy of
+            for origin, branch in pairwise(line):
+                async with AsyncExitStack() as starting:
+                    other = _Player(self._make_env(origin.start, runtime), self._mask)
+                    await starting.enter_async_context(aclosing(other))
+                    await _start(other.env, origin.start, before)
+                    for step in origin.steps[: max(0, began_at(branch) - began_at(origin))]:
+                        await other.env.astep(step.action)
+                    await held.aclose()
+                    held.push_async_exit(starting.pop_all())
+                before = other.env
+            observation, info = await _start(player.env, episode.start, before)
+        player.compare(replayed, 0, episode.start, observation, info)
+
+
+async def _start(env: CodeEnv, start: EpisodeStart, before: CodeEnv | None) -> tuple[str, dict[str, Any]]:
+    if before is not None:
+        return await env.abranch_from(before)
+    return await env.areset(seed=start.seed, options={"task": start.task})
 
 
 class _Source:

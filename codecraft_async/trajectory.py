@@ -125,14 +125,34 @@ def with_past(episode: RecordedEpisode, parents: Mapping[str, RecordedEpisode]) 
 
     Also a branch whose origin is not among *parents* is returned as it is.
     """
+    line = [episode, *origins_of(episode, parents)]
+    whole = line.pop()
+    while line:
+        branch = line.pop()
+        past = [step for step in whole.steps if step.step <= began_at(branch)]
+        start = replace(whole.start, episode=branch.start.episode, env=branch.start.env)
+        whole = RecordedEpisode(start, branch.path, branch.line, past + branch.steps)
+    return whole
+
+
+def origins_of(episode: RecordedEpisode, parents: Mapping[str, RecordedEpisode]) -> list[RecordedEpisode]:
+    """Return what *episode* is a branch of, what that is one of, and so on, as far as it is among *parents*.
+
+    Where a damaged recording has episodes that come of themselves, each is there once.
+    """
+    line: list[RecordedEpisode] = []
+    seen = {episode.start.episode}
     branch = episode.start.branch
-    parent = None if branch is None else parents.get(branch.episode)
-    if branch is None or parent is None:
-        return episode
-    origin = with_past(parent, parents)
-    past = [step for step in origin.steps if step.step <= branch.steps]
-    start = replace(origin.start, episode=episode.start.episode, env=episode.start.env)
-    return RecordedEpisode(start, episode.path, episode.line, past + episode.steps)
+    while branch is not None and branch.episode in parents and branch.episode not in seen:
+        seen.add(branch.episode)
+        line.append(parents[branch.episode])
+        branch = line[-1].start.branch
+    return line
+
+
+def began_at(episode: RecordedEpisode) -> int:
+    """Return how many steps were before its first one."""
+    return 0 if episode.start.branch is None else episode.start.branch.steps
 
 
 def _ignore(problem: Problem) -> None:
@@ -163,6 +183,9 @@ class _Reading:
     def file(self, path: Path) -> Iterator[RecordedEpisode]:
         for number, line in self.lines(path):
             if isinstance(line, EpisodeStart):
+                again = self._open.get(line.episode)
+                if again is not None and again.start == line and not again.steps:
+                    continue  # its writer was told that it may not have reached the disk
                 before = self._open.pop(self._by_env.get(line.env, ""), None)
                 if before is not None:
                     yield before
@@ -183,8 +206,8 @@ class _Reading:
         raw_lines = read_raw_lines(path)
         try:
             for raw in raw_lines:
-                if garbled is not None:  # what comes after it tells whose doing it is
-                    self._pass_over(path, number, garbled, is_cut=raw.data == TORN_LINE[:-1])
+                if garbled is not None:  # what comes after it tells whose doing it is; on a full disk that is cut, too
+                    self._pass_over(path, number, garbled, is_cut=bool(raw.data) and TORN_LINE.startswith(raw.data))
                     garbled = None
                 number = raw.number
                 try:
@@ -225,8 +248,9 @@ class _Reading:
                 path, number, f"step {step.step} is of episode {step.episode!r}, whose start is not here or is over"
             )
             return None
-        first = episode.start.branch.steps if episode.start.branch is not None else 0
-        due = first + len(episode.steps) + 1
+        due = began_at(episode) + len(episode.steps) + 1
+        if episode.steps and step == episode.steps[-1]:
+            return None  # as for a start that is there twice
         if step.step != due:
             self._fail(path, number, f"step {step.step} of episode {step.episode!r} comes where step {due} must")
             return None
@@ -243,7 +267,9 @@ __all__ = [
     "Problem",
     "RecordedEpisode",
     "TrajectoryError",
+    "began_at",
     "find_parents",
+    "origins_of",
     "read_lines",
     "read_trajectories",
     "with_past",

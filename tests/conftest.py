@@ -25,8 +25,18 @@ REAPING: Final = frozenset(
     f"test_{name}.py"
     for name in (
         *("backend", "benchmark", "cgroups", "cli", "code_vector", "demo", "demo_metrics", "leftovers", "packaging"),
-        *("env_branches", "guide", "pulls", "readme", "reaper", "recovery", "registered", "sandboxed_env"),
-        *("trajectory_cli",),
+        *(
+            "env_branches",
+            "guide",
+            "killed_containers",
+            "pulls",
+            "readme",
+            "reaper",
+            "recovery",
+            "registered",
+            "sandboxed_env",
+        ),
+        *("killed_containers", "trajectory_cli"),
     )
 )
 # What takes long and cannot depend on the loop runs on one: such a module has an `anyio_backend` of its own.

@@ -88,6 +88,7 @@ class CodeCraftEnv(gymnasium.Env[Observation, str]):
         runtime: Runtime | None = None,
         reset_faults: Literal["raise", "info"] = "raise",
     ) -> None:
+        self._faces = Faces(type(self).__name__)  # first, for where it cannot be pickled, it says why
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps is {max_episode_steps}; it must be at least 1, or None")
         for name, value in {"max_score": max_score, "command_limit_s": command_limit_s}.items():
@@ -115,7 +116,6 @@ class CodeCraftEnv(gymnasium.Env[Observation, str]):
             keep=None if keep_workspaces is None else Path(keep_workspaces),
             raises=reset_faults == "raise",
         )
-        self._faces = Faces(type(self).__name__)
         self._steps = 0
         self._screen = None if render_mode is None else Screen(render_mode)
 

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, ResetNeeded
 
-from codecraft_async import EpisodeError
+from codecraft_async import CodeEnv, EpisodeError
+from codecraft_async._loop import LoopThread
 from codecraft_async._observation import clip
-from codecraft_async.curriculum import (
-    UnknownTask,
-)
+from codecraft_async.curriculum import Grade, GradingSandbox, UnknownTask
 from codecraft_async.pool import FakeLauncher, LaunchError
-from tests.envs.code_envs import Crashes, ReturnsANumber, check_types, make, make_task, play, vector
+from tests.envs.code_envs import (
+    Crashes,
+    FileIsRight,
+    ReturnsANumber,
+    check_types,
+    lose_sandbox,
+    make,
+    make_task,
+    play,
+    vector,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -128,8 +140,50 @@ def test_closing_before_the_first_use_closes() -> None:
     env = make(FakeLauncher(play))
     env.close()
     env.close()
-    with pytest.raises(RuntimeError, match="is closed"):
+    with pytest.raises(ClosedEnvironmentError, match="is closed"):
         env.reset()
+
+
+def test_first_calls_of_two_threads_meet_in_one_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is refused as any second call; the environment does not belong to a loop that nobody runs afterwards."""
+    both = threading.Barrier(2)
+
+    def start(**options: Any) -> LoopThread:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.2)  # the other one starts a loop as well, if it can
+        return LoopThread(**options)
+
+    monkeypatch.setattr("codecraft_async._faces.LoopThread", start)
+    env = make(FakeLauncher(play))
+    came: list[object] = []
+
+    def ask() -> None:
+        try:
+            came.append(env.reset()[0])
+        except AlreadyPendingCallError:
+            came.append("refused")
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 2 == len(came)
+    assert "hint\n" == env.step("ls")[0]
+    env.close()
+
+
+def test_an_environment_is_copied_before_its_first_use_only() -> None:
+    """Afterwards a copy would be in the same sandbox; the error says so."""
+    env = CodeEnv(task="sort-numbers", backend="local")
+    for other in (pickle.loads(pickle.dumps(env)), copy.deepcopy(env)):
+        assert "ascending" in other.reset()[0]
+        for copied in (pickle.dumps, copy.deepcopy, copy.copy):
+            with pytest.raises(TypeError, match="a CodeEnv that was used holds a sandbox, and can be neither copied"):
+                copied(other)
+        assert "0\n" == other.step("echo 0")[0]
+        other.close()
+    env.close()
 
 
 @pytest.mark.parametrize("num_envs", [None, 2])
@@ -144,7 +198,7 @@ def test_closing_after_the_loop_has_ended_lets_go(num_envs: int | None) -> None:
     asyncio.run(use())
     env.close()
     env.close()
-    with pytest.raises((RuntimeError, ClosedEnvironmentError), match="is closed"):
+    with pytest.raises(ClosedEnvironmentError, match="is closed"):
         env.reset()
 
 
@@ -261,6 +315,39 @@ async def test_a_cancelled_step_leaves_the_episode_usable() -> None:
     await env.aclose()
 
 
+@pytest.mark.parametrize("recover", [False, True])
+async def test_a_submission_that_is_cancelled_is_final(recover: bool) -> None:
+    """What the grading has shown to the agent's programs is of no use: the next step grades, whatever it says."""
+    grader = Slow()
+    env, other = (make(FakeLauncher(play), make_task(grader=grader), recover=recover) for _ in range(2))
+    await env.areset()
+    step = asyncio.create_task(env.astep("submit"))
+    await grader.began.wait()
+    step.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    await other.abranch_from(env)
+    grader.goes_on.set()
+    for each in (env, other):
+        if recover:
+            lose_sandbox(each)
+        _, reward, terminated, _, info = await each.astep("write 42")
+        assert (0.0, True, True, "answer is missing") == (reward, terminated, info["graded"], info["reason"])
+        await each.aclose()
+
+
+class Slow(FileIsRight):
+    """Grades when it is told to."""
+
+    def __init__(self) -> None:
+        self.began, self.goes_on = asyncio.Event(), asyncio.Event()
+
+    async def grade(self, sandbox: GradingSandbox) -> Grade:
+        self.began.set()
+        await self.goes_on.wait()
+        return await super().grade(sandbox)
+
+
 async def test_observations_are_cut_in_the_middle_and_fit_the_space() -> None:
     """Long output keeps head and tail and says what was left out; bytes that are no UTF-8 are replaced."""
     env = make(FakeLauncher(play), max_observation_chars=1000)
@@ -312,5 +399,5 @@ async def test_the_two_faces_do_not_mix() -> None:
     await env.aclose()
     await env.aclose()
     env.close()
-    with pytest.raises(RuntimeError, match="is closed"):
+    with pytest.raises(ClosedEnvironmentError, match="is closed"):
         env.reset()

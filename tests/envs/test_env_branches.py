@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium
 import pytest
-from gymnasium.error import AlreadyPendingCallError, ResetNeeded
+from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, ResetNeeded
 
 from codecraft_async import CodeEnv
 from codecraft_async.pool import FakeLauncher, LaunchError, PoolError
@@ -158,7 +158,7 @@ async def test_what_cannot_be_branched_from_is_refused() -> None:
     for env in (one, other, stranger):
         assert "hint\n" == (await env.astep("ls"))[0]
         await env.aclose()
-    with pytest.raises(RuntimeError, match="is closed"):
+    with pytest.raises(ClosedEnvironmentError, match="is closed"):
         await other.abranch_from(one)
 
 

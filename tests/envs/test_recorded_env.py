@@ -11,7 +11,7 @@ import pytest
 import codecraft_curriculum
 from codecraft_async import CodeEnv, Recorder
 from codecraft_async._track import task_digest
-from codecraft_async.curriculum import Curriculum, TaskLimits, load_curriculum
+from codecraft_async.curriculum import Curriculum, TaskLimits, UnknownTask, load_curriculum
 from codecraft_async.pool import FakeLauncher
 from codecraft_async.recorder import RecordingError
 from codecraft_async.trajectory import RecordedEpisode, read_trajectories
@@ -141,28 +141,92 @@ async def test_an_episode_that_a_fault_ended_says_so(tmp_path: Path) -> None:
     assert (False, "daemon", "") == (never.is_valid, never.start.info["fault"]["kind"], never.start.sandbox)
 
 
-async def test_a_disk_that_is_full_harms_no_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step that could not be recorded raises; it was done, and the next one goes on."""
-    env = make(FakeLauncher(play), record=tmp_path)
+@pytest.mark.parametrize("place", ["run.jsonl", "folder"])
+async def test_a_disk_that_is_full_harms_no_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """What could not be recorded raises; it was done, the next step goes on, and then the recording has no gap."""
+    env = make(FakeLauncher(play), record=tmp_path / place)
     await env.areset()
+    open_files = len(os.listdir("/proc/self/fd"))
     with monkeypatch.context() as patch:
         patch.setattr("codecraft_async._recorder_file.write_all", _full)
         with pytest.raises(RecordingError, match="cannot be written to: No space left on device"):
             await env.astep("write 42")
+        with pytest.raises(RecordingError, match="No space left on device"):
+            await env.astep("ls")
+    assert open_files >= len(os.listdir("/proc/self/fd"))
     _, reward, *_ = await env.astep("submit")
     assert 1.0 == reward
     with monkeypatch.context() as patch:
         patch.setattr("codecraft_async._recorder_file.write_all", _full)
         with pytest.raises(RecordingError):
             await env.areset()
-    with pytest.raises(RecordingError, match="holds no start of the episode"):
-        await env.astep("ls")
+    await env.astep("false")
+    await env.aclose()
+    actions = [episode.actions for episode in read_trajectories(tmp_path / place)]
+    assert [["write 42", "ls", "submit"], ["false"]] == actions
+
+
+async def test_what_cannot_be_written_is_given_up_with_its_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its recording is one that was broken off; nothing is kept for ever."""
+    env = make(FakeLauncher(play), record=tmp_path)
     await env.areset()
     await env.astep("ls")
+    with monkeypatch.context() as patch:
+        patch.setattr("codecraft_async._recorder_file.write_all", _full)
+        for call in (env.astep("write 42"), env.areset(), env.areset()):
+            with pytest.raises(RecordingError):
+                await call
+    await env.astep("false")
     await env.aclose()
+    assert [["ls"], ["false"]] == [episode.actions for episode in read_trajectories(tmp_path)]
+
+
+def test_an_environment_that_cannot_be_made_leaves_no_recording(tmp_path: Path) -> None:
+    """Whatever is wrong with its other arguments is told before a file is opened."""
+    for options in ({"render_mode": "loud"}, {"task": "none"}, {"ansi": "maybe"}):
+        with pytest.raises((ValueError, UnknownTask)):
+            make(FakeLauncher(play), record=tmp_path / "run.jsonl", **options)
+    assert [] == list(tmp_path.iterdir())
+
+
+async def test_closing_writes_what_could_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of one environment of a batch, whose other ones were not held up."""
+    env = vector(FakeLauncher(play), 2, record=tmp_path)
+    await env.areset()
+    with monkeypatch.context() as patch:
+        patch.setattr("codecraft_async._recorder_file.write_all", _full)
+        with pytest.raises(RecordingError):
+            await env.astep(("ls", "ls"))
+    await env.aclose()
+    assert [["ls"], ["ls"]] == [episode.actions for episode in read_trajectories(tmp_path)]
+
+
+async def test_a_line_that_may_not_have_reached_the_disk_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was written, and as the disk reported an error it is written again."""
+    env = make(FakeLauncher(play), record=Recorder(tmp_path, fsync="line"))
+    for call, args in ((env.areset, ()), (env.astep, ("ls",))):
+        with monkeypatch.context() as patch:
+            patch.setattr("codecraft_async._recorder_file.os.fsync", _broken)
+            with pytest.raises(RecordingError, match="Input/output error"):
+                await call(*args)
+    await env.astep("false")
+    vars(env)["_track"].recorder.close()
+    await env.aclose()
+    assert [["ls", "false"]] == [episode.actions for episode in read_trajectories(tmp_path)]
+
+
+def _broken(fd: int) -> None:
+    raise OSError(5, os.strerror(5))
 
 
 def _full(fd: int, data: bytes) -> None:
+    os.write(fd, data[:10])
     raise OSError(28, os.strerror(28))
 
 

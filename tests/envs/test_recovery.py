@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from codecraft_async import CodeEnv, Recovery
-from codecraft_async.pool import FakeAnswer, FakeFiles, FakeLauncher
+from codecraft_async.pool import FakeAnswer, FakeFiles, FakeLauncher, SandboxLost
+from codecraft_async.runtime import Runtime
 from tests.envs.code_envs import Crashes, check_types, lose_sandbox, make, make_task, play, vector
 
 pytestmark = pytest.mark.anyio
@@ -290,9 +291,43 @@ async def test_a_recovery_that_is_given_up_leaves_an_episode_that_recovers() -> 
     step.cancel()
     with pytest.raises(asyncio.CancelledError):
         await step
+    branch = make(mortal.launcher, make_task(max_steps=20), recover=True)
+    with pytest.raises(SandboxLost):  # not one of what has caught up in part
+        await branch.abranch_from(env)
+    await branch.aclose()
     text, *_, info = await env.astep("add d")
     assert ("abd", 1, 1) == (text, info["recovery"]["count"], info["recovery"]["interrupted"])
     await env.aclose()
+
+
+async def test_a_recovery_that_is_given_up_keeps_no_hold_on_a_sandbox_that_others_have() -> None:
+    """Also where the sandbox still lived: what is done afterwards is done in one of the episode's own."""
+    set_ups = count()
+
+    async def answer(files: FakeFiles, argv: list[str]) -> FakeAnswer:
+        if argv[-1] == "set up":
+            return FakeAnswer(exit_code=int(next(set_ups) == 1))  # the second fails
+        return await play(files, argv)
+
+    task = make_task(setup=("set up",))
+    runtime = Runtime(FakeLauncher(answer), [task], max_sandboxes=1)
+    one, other = (make(FakeLauncher(play), task, runtime=runtime, recover=True, allow_reset=True) for _ in range(2))
+    await one.areset()
+    waiting = asyncio.create_task(other.areset())
+    await asyncio.sleep(0)
+    step = asyncio.create_task(one.astep("reset"))
+    await waiting
+    step.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    stray = asyncio.create_task(one.astep("write 41"))
+    assert "hint\n" == (await other.astep("ls"))[0]
+    assert "hint\n" == (await other.astep("ls"))[0]
+    await other.aclose()
+    await stray
+    assert "answer\nhint\n" == (await one.astep("ls"))[0]
+    await one.aclose()
+    await runtime.aclose()
 
 
 async def test_where_no_other_sandbox_can_be_had_the_episode_ends() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,15 @@ from codecraft_async.actions import Command
 from codecraft_async.curriculum import Curriculum, Task
 from codecraft_async.pool import FakeAnswer, FakeFiles, FakeLauncher, LaunchError
 from codecraft_async.replay import Difference, Replay, ReplayedEpisode
-from codecraft_async.trajectory import Problem, TrajectoryError, read_trajectories
+from codecraft_async.trajectory import (
+    Branch,
+    Problem,
+    TrajectoryError,
+    find_parents,
+    origins_of,
+    read_trajectories,
+    with_past,
+)
 from tests.envs.code_envs import make, make_task, play
 from tests.envs.trajectories import encoded, start_line, step_line
 
@@ -41,9 +51,15 @@ class Shell:
         return await play(files, argv)
 
 
-async def record(path: Path | Recorder, *episodes: Sequence[str], shell: Shell | None = None, **options: Any) -> None:
+async def record(
+    path: Path | Recorder,
+    *episodes: Sequence[str],
+    shell: Shell | None = None,
+    task: Task | None = None,
+    **options: Any,
+) -> None:
     """Record an episode of each list of actions."""
-    env = make((shell or Shell()).launcher, make_task(max_steps=20), record=path, **options)
+    env = make((shell or Shell()).launcher, task or make_task(max_steps=20), record=path, **options)
     for actions in episodes:
         await env.areset()
         for action in actions:
@@ -310,6 +326,64 @@ async def test_a_branch_without_its_origin_cannot_be_played(tmp_path: Path) -> N
     await other.aclose()
     (played,) = await replay(tmp_path / "other")
     assert "it is a branch of episode" in played.failed and "which is not in the recording" in played.failed
+
+
+async def test_branches_of_branches_may_be_many(tmp_path: Path) -> None:
+    """As a search makes them: the depth is no limit, and no more than two sandboxes are held for an episode."""
+    depth, path = 1200, tmp_path / "run.jsonl"
+    await record(path, ["ls"])
+    (origin,) = read_trajectories(path)
+    names = [origin.start.episode, *(f"b{n:04}" for n in range(depth))]
+    starts = [
+        replace(origin.start, episode=name, env=name, branch=Branch(episode=parent, steps=1))
+        for parent, name in pairwise(names)
+    ]
+    path.write_bytes(path.read_bytes() + encoded(starts) + encoded([step_line(starts[-1].episode, 2)]))
+    parents = find_parents(path)
+    *_, last = read_trajectories(path)
+    assert depth == len(origins_of(last, parents))
+    assert ["ls", "echo 2"] == with_past(last, parents).actions
+    shell = Shell()
+    (played,) = await replay(path, shell=shell, episodes=["b0020"], num_envs=1)
+    assert ("", 2) == (played.failed, len(shell.launcher.sandboxes))
+
+
+async def test_an_episode_that_comes_of_itself_is_told(tmp_path: Path) -> None:
+    """No recorder writes such; the others are played."""
+    path = tmp_path / "run.jsonl"
+    await record(path, ["ls"])
+    loop = [start_line(name, name, branch=Branch(episode=origin, steps=0)) for name, origin in (("a", "b"), ("b", "a"))]
+    (good,) = read_trajectories(path)
+    path.write_bytes(path.read_bytes() + encoded([replace(each, task_digest=good.start.task_digest) for each in loop]))
+    parents = find_parents(path)
+    assert [["ls"], [], []] == [with_past(each, parents).actions for each in read_trajectories(path)]
+    played = await replay(path)
+    assert [True, False, False] == [each.is_same for each in played]
+    assert "it is a branch of episode" in played[1].failed
+
+
+async def test_what_ends_before_its_branch_begins_is_told(tmp_path: Path) -> None:
+    """Such as a task whose steps are fewer now; others are played."""
+    with Recorder(tmp_path) as recorder:
+        one, other = (make(Shell().launcher, make_task(max_steps=20), record=recorder) for _ in range(2))
+        await one.areset()
+        for _ in range(3):
+            await one.astep("ls")
+        await other.abranch_from(one)
+        for env in (one, other):
+            await env.astep("submit")
+            await env.aclose()
+    origin, branch = await replay(tmp_path, env_options={"max_episode_steps": 2})
+    assert origin.differences and not origin.failed
+    assert "is over, when it is played again, before the branch begins" in branch.failed
+
+
+async def test_a_set_up_that_fails_is_told_and_others_are_played(tmp_path: Path) -> None:
+    """It is the task's fault, and no end of the replay."""
+    await record(tmp_path, ["ls"], ["say"], task=make_task(setup=("say",)))
+    played = await replay(tmp_path, shell=Shell(exit_code=1), task=make_task(setup=("say",)))
+    assert 2 == len(played)
+    assert all("its set-up 'say' ended with 1" in each.failed for each in played)
 
 
 async def test_a_damaged_recording_is_an_error_or_played_as_far_as_it_goes(tmp_path: Path) -> None:

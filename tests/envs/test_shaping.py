@@ -220,20 +220,29 @@ async def test_a_copy_that_cannot_be_had_is_a_fault_of_the_daemon() -> None:
     await env.aclose()
 
 
-async def test_a_lost_sandbox_is_told_whichever_it_is() -> None:
-    """The agent's, or the copy in the midst of grading."""
+@pytest.mark.parametrize("losses", [1, 2])
+async def test_a_lost_copy_is_made_once_more(losses: int) -> None:
+    """It is nothing of the agent's, whose episode goes on; the second one is a fault that names it."""
 
     class Kills(Share):
         async def grade(self, sandbox: GradingSandbox) -> Grade:
-            launcher.sandboxes[1].close()
+            for copied in launcher.sandboxes[1 : 1 + losses]:
+                copied.close()
             return await super().grade(sandbox)
 
     launcher = FakeLauncher(put)
     env = make(launcher, share_task(Kills()), reward="dense")
     await env.areset()
-    *_, info = await env.astep("look")
-    assert ("sandbox", "fake-1") == (info["fault"]["kind"], info["fault"]["sandbox"])
+    _, reward, *_, info = await env.astep("put b 1")
+    if losses == 1:
+        assert (0.25, True) == (reward, info["valid"])
+    else:
+        assert ("sandbox", "fake-2") == (info["fault"]["kind"], info["fault"]["sandbox"])
     await env.aclose()
+
+
+async def test_the_loss_of_the_agents_sandbox_is_told() -> None:
+    """There is nothing left to be graded."""
     launcher = FakeLauncher(put)
     env = make(launcher, share_task(Share()), reward="dense")
     await env.areset()

@@ -14,6 +14,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codecraft_async._trajectory_export import EXPORTERS
 from codecraft_async._trajectory_files import CODECS, SUFFIXES, Compression
 from codecraft_async._trajectory_lines import TORN_LINE, Branch, EpisodeStep, Line, decode_line, encode_line
 from codecraft_async.trajectory import Problem, RecordedEpisode, TrajectoryError, read_lines, read_trajectories
@@ -66,6 +67,25 @@ def test_a_line_holds_every_value_that_an_info_has(action: str) -> None:
     if action != "fast":
         expected |= {"big": 1 << 70, "3": "key"}
     assert expected == again(step_line(action=action, info=info)).info
+
+
+def test_recordings_and_exports_steer_no_terminal(tmp_path: Path) -> None:
+    """Whoever shows them with cat or less is shown what an agent printed, and it is one line to every reader."""
+    steering = "".join(map(chr, (*range(32), *range(127, 160), 0x200E, 0x200F, *range(0x2028, 0x202F))))
+    steering += "".join(map(chr, range(0x2066, 0x206A)))
+    said = f"\\{steering}é漢\u2027\u202f"
+    lines: list[Line] = [
+        start_line(),
+        step_line(action=said, observation=f"\ud800{said}"),
+        step_line(step=2, action=said),
+    ]
+    data = encoded(lines)
+    path = written(tmp_path, data)
+    (episode,) = read_trajectories(path)
+    assert [said, said] == episode.actions
+    assert 3 == len(data.decode().splitlines())
+    for text in (data, *(b"".join(export([episode])) for export in EXPORTERS.values())):
+        assert set(text.decode()).isdisjoint(set(steering) - {"\n"})
 
 
 def test_a_branch_comes_back_with_where_it_came_from() -> None:

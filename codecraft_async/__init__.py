@@ -24,9 +24,9 @@ Importing this registers the environments:
     ``gymnasium.make`` also wraps the environment: `areset`, `astep` and `aclose` are those of ``env.unwrapped``.
 ``gym_codecraft/CodeCraft-v0``
     gym-codecraft's environment, `gym_codecraft.CodeCraftEnv`; with ``gymnasium.make_vec`` many of them over one pool,
-    as a `CodeCraftVectorEnv`. Its options: `curriculum`, `interface` ("new" or "old"), `teacher`, `graders`, `max_score`,
-    `command_limit_s`, `grade_limit_s`, `max_observation_chars`, `keep_workspaces`, and of the above `backend`,
-    `runtime`, `max_episode_steps`, `reset_faults`, `progress` and `render_mode`.
+    as a `CodeCraftVectorEnv`. Its options: `curriculum`, `interface` ("new" or "old"), `teacher`, `graders`,
+    `max_score`, `command_limit_s`, `grade_limit_s`, `max_observation_chars`, `keep_workspaces`, and of the above
+    `backend`, `runtime`, `max_episode_steps`, `reset_faults`, `progress` and `render_mode`.
 """
 
 from __future__ import annotations

@@ -119,6 +119,7 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
     # One call at a time, on one loop.
 
     def _bind_here(self) -> None:
+        self._check_open()  # one that is closed says so, on whatever loop
         self._bind(asyncio.get_running_loop())
 
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:

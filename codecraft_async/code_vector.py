@@ -41,6 +41,7 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         task, curriculum, backend, sampler, render_mode, reset_limit_s: As `CodeEnv`; so are all options of it that are
             not listed here.
         autoreset_mode: What happens to ended episodes; a `gymnasium.vector.AutoresetMode` or its value.
+        max_concurrency: At most so many environments reset or step at once, gradings included; None: all.
         progress: Told how an image is pulled or built.
         loop: The thread for `reset` and `step`; by default one of its own.
         prove_every: Every so many episodes, a restored sandbox is compared with a new one, and replaced if it differs;
@@ -64,6 +65,7 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         sampler: str | Sampler = "sequential",
         render_mode: str | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        max_concurrency: int | None = None,
         progress: ImageProgress | None = None,
         loop: LoopThread | None = None,
         prove_every: int = PROVE_EVERY,
@@ -99,6 +101,7 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         super().__init__(
             [partial(make, sampler=each, record=track) for each, track in zip(self.samplers, tracks, strict=True)],
             autoreset_mode=autoreset_mode,
+            max_concurrency=max_concurrency,
             render_mode=render_mode,
             loop=loop,
             background_resets=background_resets,

@@ -240,6 +240,9 @@ async def test_use_after_close() -> None:
     used.close()
     with pytest.raises(ClosedEnvironmentError):
         used.step(("a", "b"))
+    for on_this_loop in (used.areset(), used.astep(("a", "b")), used.acall("steps"), used.envs[0].areset()):
+        with pytest.raises(ClosedEnvironmentError):
+            await on_this_loop
 
 
 async def test_every_environment_is_closed_though_some_fail() -> None:

@@ -9,8 +9,8 @@ Importing this registers the environments:
     `allow_reset`), what an agent reads (`max_observation_chars`, `ansi`), when an episode is cut off
     (`max_episode_steps`, `wall_budget_s`, `cpu_budget_s`), what is paid (`reward`, `gamma`), what is kept of it
     (`record`), whether an episode outlives its sandbox (`recover`), and `render_mode`. Only ``make`` has `runtime` and
-    `reset_faults`; only ``make_vec`` has `num_envs`, `autoreset_mode`, `batch_size` (of first-ready batches),
-    `background_resets`, `prove_every`, `progress` and `loop`::
+    `reset_faults`; only ``make_vec`` has `num_envs`, `autoreset_mode`, `max_concurrency`, `batch_size` (of first-ready
+    batches), `background_resets`, `prove_every`, `progress` and `loop`::
 
         import gymnasium
 

@@ -5,10 +5,12 @@ Importing this registers the environments:
 ``codecraft/Code-v0``
     `CodeEnv`; with ``gymnasium.make_vec`` the native `CodeVectorEnv`. All options of the two are keywords of
     ``gymnasium.make`` and ``gymnasium.make_vec``: tasks (`task`, `curriculum`, `sampler`), sandboxes (`backend`,
-    `shell`), how actions are written (`actions`, `malformed_reward`, `malformed_retries`, `allow_reset`), what an agent
-    reads (`max_observation_chars`, `ansi`), when an episode is cut off (`max_episode_steps`, `wall_budget_s`,
-    `cpu_budget_s`), what is paid (`reward`, `gamma`), what is kept of it (`record`), whether an episode outlives its
-    sandbox (`recover`), and `render_mode`::
+    `shell`, `reset_limit_s`), how actions are written (`actions`, `malformed_reward`, `malformed_retries`,
+    `allow_reset`), what an agent reads (`max_observation_chars`, `ansi`), when an episode is cut off
+    (`max_episode_steps`, `wall_budget_s`, `cpu_budget_s`), what is paid (`reward`, `gamma`), what is kept of it
+    (`record`), whether an episode outlives its sandbox (`recover`), and `render_mode`. Only ``make`` has `runtime` and
+    `reset_faults`; only ``make_vec`` has `num_envs`, `autoreset_mode`, `max_concurrency`, `batch_size` (of first-ready
+    batches), `background_resets`, `prove_every`, `progress` and `loop`::
 
         import gymnasium
 
@@ -19,8 +21,12 @@ Importing this registers the environments:
     The part before the colon imports this module; after ``import codecraft_async`` it can be left out. One name is
     gymnasium's own: `max_episode_steps` given to ``gymnasium.make`` (not to ``make_vec``) becomes its `TimeLimit`
     wrapper, which truncates without a word in ``info["truncation"]``; ``CodeEnv(max_episode_steps=...)`` says it.
+    ``gymnasium.make`` also wraps the environment: `areset`, `astep` and `aclose` are those of ``env.unwrapped``.
 ``gym_codecraft/CodeCraft-v0``
-    gym-codecraft's environment, `gym_codecraft.CodeCraftEnv`; with ``gymnasium.make_vec`` many of them over one pool.
+    gym-codecraft's environment, `gym_codecraft.CodeCraftEnv`; with ``gymnasium.make_vec`` many of them over one pool,
+    as a `CodeCraftVectorEnv`. Its options: `curriculum`, `interface` ("new" or "old"), `teacher`, `graders`,
+    `max_score`, `command_limit_s`, `grade_limit_s`, `max_observation_chars`, `keep_workspaces`, and of the above
+    `backend`, `runtime`, `max_episode_steps`, `reset_faults`, `progress` and `render_mode`.
 """
 
 from __future__ import annotations

@@ -229,7 +229,7 @@ class CodeEnv(gymnasium.Env[str, str]):
             self._episode = None
             if not outcome.info["valid"]:
                 self._tenant.leave()
-            elif outcome.info["graded"]:
+            else:  # one that was cut off has the score 0: a task that nobody finishes must not pass for a new one
                 learn(self._sampler, episode.task.id, float(outcome.info["score"]))
             self._look_ahead()
         self._latest = outcome

@@ -41,7 +41,7 @@ def make_samplers(sampler: str | Sampler, curriculum: Curriculum, count: int) ->
 
 
 def learn(sampler: Sampler, task_id: str, reward: float) -> None:
-    """Tell a sampler that wants to know it what an episode with a valid grade came to."""
+    """Tell a sampler that wants to know it what an episode without a fault came to."""
     if isinstance(sampler, Learner):
         sampler.update(task_id, reward)
 

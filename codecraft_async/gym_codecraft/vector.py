@@ -26,8 +26,8 @@ class CodeCraftVectorEnv(AsyncioVectorEnv[dict[str, tuple[str, ...]], tuple[str,
     """`num_envs` `CodeCraftEnv`s that run concurrently over one pool of as many sandboxes.
 
     Observations are ``{"obs": (text, ...)}``, actions a tuple of JSON texts. All other arguments are those of
-    `CodeCraftEnv`; `autoreset_mode`, `loop` and `prove_every` those of `CodeVectorEnv`. An environment whose reset can
-    have no sandbox says so in its info, as in `CodeVectorEnv`.
+    `CodeCraftEnv`; `autoreset_mode`, `loop`, `prove_every`, `background_resets` and `batch_size` those of
+    `CodeVectorEnv`. An environment whose reset can have no sandbox says so in its info, as in `CodeVectorEnv`.
 
     Raises:
         ValueError, TaskFileError, UnknownTask: An argument is wrong; says which and what is allowed.
@@ -46,6 +46,8 @@ class CodeCraftVectorEnv(AsyncioVectorEnv[dict[str, tuple[str, ...]], tuple[str,
         progress: ImageProgress | None = None,
         loop: LoopThread | None = None,
         prove_every: int = PROVE_EVERY,
+        background_resets: bool | None = None,
+        batch_size: int | None = None,
         **options: Any,
     ) -> None:
         tasks = open_tasks(curriculum, graders=graders, interface=interface)
@@ -65,7 +67,14 @@ class CodeCraftVectorEnv(AsyncioVectorEnv[dict[str, tuple[str, ...]], tuple[str,
             reset_faults="info",
             **options,
         )
-        super().__init__([make] * num_envs, autoreset_mode=autoreset_mode, render_mode=render_mode, loop=loop)
+        super().__init__(
+            [make] * num_envs,
+            autoreset_mode=autoreset_mode,
+            render_mode=render_mode,
+            loop=loop,
+            background_resets=background_resets,
+            batch_size=batch_size,
+        )
 
     async def _close_all(self) -> None:
         try:

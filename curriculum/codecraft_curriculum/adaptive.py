@@ -56,7 +56,9 @@ class AdaptiveSampler(Drawing):
         self._interests = dict.fromkeys(curriculum, 1.0)
 
     def update(self, task_id: str, reward: float, /) -> None:
-        """Take in the reward of an episode that ended with a valid grade; rewards out of [0, 1] count as its ends.
+        """Take in the score of an episode that ended without a fault, 0 if it was cut off.
+
+        Rewards out of [0, 1] count as its ends.
 
         Raises:
             UnknownTask: the curriculum has no such task.

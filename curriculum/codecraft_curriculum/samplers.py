@@ -47,7 +47,7 @@ class Learner(Protocol):
     """A sampler that wants to know what came of the tasks."""
 
     def update(self, task_id: str, reward: float, /) -> None:
-        """Take in the reward of an episode that ended with a valid grade."""
+        """Take in the score of an episode that ended without a fault; 0 if it was cut off."""
         ...
 
 

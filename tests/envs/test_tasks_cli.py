@@ -9,6 +9,7 @@ import pytest
 from codecraft_async import CodeEnv, CodeVectorEnv
 from codecraft_async._task_secrets import leaks_in, secrets_of
 from codecraft_async.cli import main
+from codecraft_async.pool import FakeLauncher
 from codecraft_async.sampling import learn, make_samplers
 from codecraft_async.task_proof import proof_scripts, prove_tasks
 from codecraft_curriculum import (
@@ -172,14 +173,28 @@ def test_samplers_by_name() -> None:
 
 
 async def test_an_adaptive_sampler_learns_from_episodes() -> None:
-    """An episode with a grade is told to the sampler, one that is cut off is not."""
+    """What its grade came to, and 0 for one that was cut off: a task that is never finished is no new one."""
     curriculum = Curriculum([load_curriculum("hello-world")["hello-world"]])
     env = CodeEnv(curriculum=curriculum, backend="local", sampler="adaptive", max_episode_steps=1)
     assert isinstance(env.sampler, AdaptiveSampler)
     await env.areset()
     await env.astep("true")
-    assert {"hello-world": []} == env.sampler.state_dict()["rewards"]
+    assert {"hello-world": [0.0]} == env.sampler.state_dict()["rewards"]
     await env.areset()
     await env.astep("submit")
-    assert {"hello-world": [0.0]} == env.sampler.state_dict()["rewards"]
+    assert {"hello-world": [0.0, 0.0]} == env.sampler.state_dict()["rewards"]
+    await env.aclose()
+
+
+async def test_an_adaptive_sampler_hears_nothing_of_an_episode_with_a_fault() -> None:
+    """The machine's fault says nothing of the task."""
+    curriculum = Curriculum([load_curriculum("hello-world")["hello-world"]])
+    launcher = FakeLauncher()
+    env = CodeEnv(curriculum=curriculum, backend=launcher, sampler="adaptive")
+    assert isinstance(env.sampler, AdaptiveSampler)
+    await env.areset()
+    launcher.sandboxes[-1].close()
+    *_, truncated, info = await env.astep("true")
+    assert truncated and not info["valid"]
+    assert {"hello-world": []} == env.sampler.state_dict()["rewards"]
     await env.aclose()

@@ -91,6 +91,17 @@ def test_many_students_work_at_once() -> None:
 
 
 @pytest.mark.anyio
+async def test_students_are_answered_as_soon_as_they_are_ready() -> None:
+    """One whose command takes long keeps no other waiting."""
+    vector = CodeCraftVectorEnv(2, backend=FakeLauncher(play), curriculum=Curriculum([make_task()]), batch_size=1)
+    await vector.areset(options={"task_id": "answer"})
+    vector.send([f'{{"action": "command", "command": "{command}"}}' for command in ("hang", "ls")])
+    observations, *_, infos = await vector.arecv()
+    assert (("hint\n",), [1]) == (observations["obs"], infos["env_id"].tolist())
+    await vector.aclose()
+
+
+@pytest.mark.anyio
 async def test_environments_of_one_runtime_share_its_sandboxes() -> None:
     """`AsyncioVectorEnv` steps them concurrently; who shares a runtime closes it."""
     launcher = FakeLauncher(play)

@@ -38,6 +38,7 @@ AGENTS = ("naive", "human", "scripted", "model", "model-tools", "langchain")
 _MODELS = ("model", "model-tools", "langchain")
 _MAX_REQUESTS_AT_ONCE = 16
 _MAX_LINE_CHARS = 400
+_INSTEAD = {"--rounds": "; agents have --episodes", "--record": "; agents have --json"}
 
 MakeAgent = Callable[[EpisodePlan], Agent]
 
@@ -56,7 +57,8 @@ class AgentDemoOptions:
     backend: str = "auto"
     num_envs: int = 16
     curriculum: str = "builtin"
-    task: str | None = None
+    tasks: tuple[str, ...] = ()
+    category: str | None = None
     seed: int = 0
     json_path: Path | None = None
 
@@ -65,7 +67,7 @@ class AgentDemoOptions:
         """Return what the parsed command line says; None if no agent is to play.
 
         Raises:
-            LlmConfigurationError: A model is named, and nobody who would ask it.
+            LlmConfigurationError: A model is named, and nobody who would ask it; or an option is not for agents.
         """
         if args.agent not in _MODELS and not args.teacher and (args.model or args.base_url):
             raise LlmConfigurationError(f"--model and --base-url are for --teacher and --agent {', '.join(_MODELS)}")
@@ -75,6 +77,9 @@ class AgentDemoOptions:
             raise LlmConfigurationError(f"--env {args.env} needs --agent: one of {', '.join(AGENTS)}")
         if args.agent is None:
             return None
+        not_theirs = {"--rounds": args.rounds, "--record": args.record, "--metrics-port": args.metrics_port}
+        if given := [name for name, value in not_theirs.items() if value is not None]:
+            raise LlmConfigurationError(f"{given[0]} is for the scripts, without --agent{_INSTEAD.get(given[0], '')}")
         return cls(
             agent=args.agent,
             env=args.env,
@@ -86,7 +91,8 @@ class AgentDemoOptions:
             backend=args.backend,
             num_envs=args.num_envs,
             curriculum=args.curriculum,
-            task=args.task,
+            tasks=args.tasks,
+            category=args.category,
             seed=args.seed,
             json_path=args.json,
         )
@@ -138,7 +144,7 @@ async def run_agent_demo(options: AgentDemoOptions, console: Console) -> int:
         LaunchError: The sandboxes cannot be started.
         OSError: The JSON file cannot be written.
     """
-    stage = await asyncio.to_thread(make_stage, options.env, options.curriculum, options.task)
+    stage = await asyncio.to_thread(make_stage, options.env, options.curriculum, options.tasks, options.category)
     plans = [
         EpisodePlan(f"{task}/{number}", {stage.option: task}, seed=options.seed + number)
         for number in range(options.episodes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from codecraft_async._choice import choose_tasks
+from codecraft_async._choice import choose_played, chosen_ids
 from codecraft_async.agents import (
     CODE_CRAFT_CHOICES,
     SHELL_CHOICES,
@@ -22,7 +22,7 @@ from codecraft_async.gym_codecraft import CodeCraftEnv, Teacher
 from codecraft_async.gym_codecraft.env import tasks_to_prepare
 from codecraft_async.gym_codecraft.tasks import DEFAULT, StudentTasks
 from codecraft_async.runtime import Runtime
-from codecraft_curriculum import Curriculum, Task, UnknownTask
+from codecraft_curriculum import Curriculum, Task
 
 STAGES: Final = ("code", "gym-codecraft")
 _BUILTIN: Final = "builtin"
@@ -61,8 +61,8 @@ class CodeStage:
     last_words: tuple[str, ...] = (SUBMIT,)
     dialect: Dialect = ShellDialect()
 
-    def __init__(self, curriculum: str, task: str | None) -> None:
-        self._curriculum: Curriculum = choose_tasks(curriculum, task)
+    def __init__(self, curriculum: str, names: Sequence[str], category: str | None) -> None:
+        self._curriculum: Curriculum = choose_played(curriculum, names, category)
         self.name = self._curriculum.name
         self.tasks: Mapping[str, Task] = self._curriculum
         self.prepared: Sequence[Task] = self._curriculum.tasks
@@ -85,13 +85,13 @@ class CodeCraftStage:
     last_words: tuple[str, ...] = ()
     dialect: Dialect = CodeCraftDialect()
 
-    def __init__(self, curriculum: str, task: str | None) -> None:
+    def __init__(self, curriculum: str, names: Sequence[str], category: str | None) -> None:
         self.name = "gym-codecraft"
         self._tasks = StudentTasks(DEFAULT if curriculum == _BUILTIN else curriculum)
         tasks = {task_id: each.task for task_id, each in self._tasks.items()}
-        if task is not None and task not in tasks:
-            raise UnknownTask(task, tasks, curriculum=self.name)
-        self.tasks: Mapping[str, Task] = tasks if task is None else {task: tasks[task]}
+        self.tasks: Mapping[str, Task] = {
+            task_id: tasks[task_id] for task_id in chosen_ids(tasks, names, category, where=self.name)
+        }
         self.prepared: Sequence[Task] = tasks_to_prepare(self._tasks)
 
     def expert(self) -> Agent:
@@ -103,13 +103,15 @@ class CodeCraftStage:
         return CodeCraftEnv(curriculum=self._tasks, runtime=runtime, teacher=teacher, max_episode_steps=_SESSION_STEPS)
 
 
-def make_stage(name: str, curriculum: str, task: str | None) -> Stage:
+def make_stage(name: str, curriculum: str, names: Sequence[str], category: str | None) -> Stage:
     """Return the stage of that name, with the tasks that are meant.
 
     Raises:
-        CurriculumError: The curriculum or the task cannot be had.
+        CurriculumError: The curriculum, a task or the category cannot be had.
     """
-    return CodeStage(curriculum, task) if name == "code" else CodeCraftStage(curriculum, task)
+    if name == "code":
+        return CodeStage(curriculum, names, category)
+    return CodeCraftStage(curriculum, names, category)
 
 
 __all__ = ["STAGES", "Stage", "make_stage"]

@@ -19,7 +19,7 @@ from codecraft_async._demo_report import printable
 from codecraft_async._images_cli import add_images_parser, run_images
 from codecraft_async._tasks_cli import add_tasks_parser, run_tasks
 from codecraft_async._trajectory_cli import add_trajectory_parsers, run_export, run_replay
-from codecraft_async.demo import DemoOptions, run_demo
+from codecraft_async.demo import ROUNDS, DemoOptions, run_demo
 from codecraft_async.doctor import examine, exit_status, render
 from codecraft_async.llm import LlmError
 from codecraft_curriculum import CurriculumError
@@ -83,9 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         help="only these tasks (default: all; of the built-in ones the first five)",
     )
     demo.add_argument("--category", metavar="NAME", help="only the tasks of this category")
-    demo.add_argument(
-        "--rounds", type=_positive, default=3, metavar="N", help="how often each script is played (default: 3)"
-    )
+    demo.add_argument("--rounds", type=_positive, metavar="N", help="how often each script is played (default: 3)")
     demo.add_argument("--seed", type=_whole, default=0, metavar="N", help="fixes the order of play (default: 0)")
     demo.add_argument("--json", type=Path, metavar="FILE", help="write what was measured to this file")
     demo.add_argument(
@@ -182,7 +180,7 @@ async def _demo(args: argparse.Namespace) -> int:
         curriculum=args.curriculum,
         tasks=args.tasks,
         category=args.category,
-        rounds=args.rounds,
+        rounds=args.rounds or ROUNDS,
         seed=args.seed,
         json_path=args.json,
         metrics_port=args.metrics_port,

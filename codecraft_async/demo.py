@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from codecraft_async import __version__
+from codecraft_async._choice import choose_played
 from codecraft_async._demo_report import (
     DemoReport,
     LauncherReport,
@@ -32,8 +33,10 @@ from codecraft_async._outcome import fault_text
 from codecraft_async._track import curriculum_source
 from codecraft_async.code_vector import CodeVectorEnv
 from codecraft_async.recorder import Recorder
-from codecraft_curriculum import FIRST_TASKS, Curriculum, CurriculumError, load_curriculum
+from codecraft_curriculum import Curriculum
 from codecraft_pool import PoolError, PoolStats, SandboxPool
+
+ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +48,7 @@ class DemoOptions:
     curriculum: str = "builtin"
     tasks: tuple[str, ...] = ()
     category: str | None = None
-    rounds: int = 3
+    rounds: int = ROUNDS
     seed: int = 0
     json_path: Path | None = None
     metrics_port: int | None = None
@@ -74,7 +77,7 @@ async def run_demo(options: DemoOptions, console: Console) -> int:
         OSError: The JSON file or the recording cannot be written.
         PoolError: The metrics' port cannot be had.
     """
-    curriculum = await asyncio.to_thread(_choose, options)
+    curriculum = await asyncio.to_thread(choose_played, options.curriculum, options.tasks, options.category)
     work = WorkList(curriculum, rounds=options.rounds, seed=options.seed)
     if options.json_path is not None:
         await asyncio.to_thread(options.json_path.touch)  # what cannot be written is told before the work, not after
@@ -87,21 +90,6 @@ async def run_demo(options: DemoOptions, console: Console) -> int:
     for problem in told_problems(report):
         sys.stderr.write(f"codecraft demo: {problem}\n")
     return 0 if report.is_ok else 1
-
-
-def _choose(options: DemoOptions) -> Curriculum:
-    """Return the tasks that were asked for; of the built-in ones, if none were, the first few."""
-    whole = load_curriculum(options.curriculum)
-    if options.category is not None:
-        of_category = [task.id for task in whole.tasks if task.category == options.category]
-        if not of_category:
-            known = ", ".join(sorted({task.category for task in whole.tasks}))
-            raise CurriculumError(f"{whole.name} has no category {options.category!r}; its categories: {known}")
-        whole = whole.subset(of_category)
-    if options.tasks:
-        return whole.subset(options.tasks)
-    is_all = options.curriculum == "builtin" and options.category is None
-    return whole.subset(FIRST_TASKS) if is_all else whole
 
 
 async def _play_all(
@@ -219,4 +207,4 @@ def _report(options: DemoOptions, curriculum: Curriculum, work: WorkList, run: _
     )
 
 
-__all__ = ["DemoOptions", "run_demo"]
+__all__ = ["ROUNDS", "DemoOptions", "run_demo"]

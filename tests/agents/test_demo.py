@@ -202,6 +202,10 @@ def test_a_budget_that_is_used_up(
         (("--env=gym-codecraft",), "--env gym-codecraft needs --agent: one of naive, human, scripted, model"),
         (("--agent=naive", "--teacher"), "--teacher is for --env gym-codecraft: other tasks have graders of their own"),
         (("--agent=naive", "--env=gym-codecraft"), "no task 'hello-world' in gym-codecraft"),
+        (("--agent=naive", "--category=git"), "no task 'hello-world' in builtin, git"),
+        (("--agent=naive", "--category=poetry"), "builtin has no category 'poetry'; its categories: "),
+        (("--agent=naive", "--rounds=2"), "--rounds is for the scripts, without --agent; agents have --episodes"),
+        (("--agent=naive", "--record=here"), "--record is for the scripts, without --agent; agents have --json"),
     ],
 )
 def test_what_is_missing_is_told_before_a_sandbox_is_started(

@@ -200,7 +200,7 @@ def json_objects(text: str) -> list[dict[str, Any]]:
         tries += 1
         try:
             value, start = decoder.raw_decode(text, start)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # a number may have more digits than Python reads
             start += 1
         else:
             found.append(value)

@@ -25,7 +25,7 @@ _ESCAPES: Final = {"n": "\n", "t": "\t", "r": "\r"}
 class Secret:
     """A key that no `repr`, log line, error or pickle shows; `reveal` gives it to whoever must send it."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("_spellings", "_value")
 
     def __init__(self, value: str) -> None:
         value = value.strip()
@@ -35,6 +35,7 @@ class Secret:
                 "copy it again"
             )
         self._value = value
+        self._spellings = re.compile("".join(map(_spellings, value)).encode())
 
     def reveal(self) -> str:
         """Return the key."""
@@ -60,12 +61,18 @@ class Secret:
     @overload
     def redact(self, text: bytes) -> bytes: ...
     def redact(self, text: str | bytes) -> str | bytes:
-        """Return *text* without the key."""
+        """Return *text* without the key, spelled as it is or with the escapes that JSON allows in a text."""
         if not self._value:
             return text
         if isinstance(text, bytes):
-            return text.replace(self._value.encode(), b"<key>")
-        return text.replace(self._value, "<key>")
+            return self._spellings.sub(b"<key>", text)
+        return self._spellings.sub(b"<key>", text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+
+
+def _spellings(char: str) -> str:
+    """Return the pattern of a character of a key as JSON may spell it, in a text within a text as well."""
+    number = "".join(f"[{digit}{digit.upper()}]" for digit in f"{ord(char):04x}")
+    return rf"(?:\\{{0,8}}{re.escape(char)}|\\{{1,8}}u{number})"
 
 
 @dataclass(frozen=True, slots=True)

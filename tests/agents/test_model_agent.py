@@ -218,6 +218,7 @@ def test_json_in_a_text() -> None:
     assert [{"a": {"b": 1}}, {}] == json_objects('x {"a": {"b": 1}} y {z {} "')
     assert [] == json_objects("{" * 100_000)
     assert [] == json_objects('{"a":' * 100_000)
+    assert [{"a": 1}] == json_objects(f'{{"a": {"1" * 5000}}} {{"a": 1}}')
 
 
 def test_a_long_message_keeps_head_and_tail() -> None:

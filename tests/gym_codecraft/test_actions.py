@@ -191,7 +191,8 @@ async def test_actions_of_strange_names_are_unknown() -> None:
     """Also where the name is no text, or one that an object of Python has."""
     env = fake_env()
     await env.areset(task_id="answer")
-    for action, said in ((None, "null"), (["start"], '["start"]'), ("__class__", "__class__"), ("Submit", "Submit")):
+    odd = ((None, "null"), (["start"], '["start"]'), ("__class__", "__class__"), ("Submit", "Submit"), ("\ud800", "?"))
+    for action, said in odd:
         observation, reward, *_ = await env.astep(json.dumps({"action": action}))
         assert (f"Unknown action: {said}", -1.0) == (observation["obs"], reward)
     await env.aclose()

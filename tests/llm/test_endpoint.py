@@ -133,6 +133,7 @@ def test_a_key_that_no_header_can_carry(key: str) -> None:
         ({"Retry-After": "Thu, 01 Jan 1970 00:00:01 GMT"}, 0.0),
         ({"Retry-After": "-5"}, 0.0),
         ({"Retry-After": "soon"}, None),
+        ({"Retry-After": f"Mon, 01 Jan {'9' * 30} 00:00:00 GMT"}, None),
         ({"Retry-After": "nan"}, None),
         ({"Retry-After": "inf"}, None),
     ],

@@ -14,7 +14,8 @@ from codecraft_async.agents.agent import SUBMIT
 from codecraft_async.agents.errors import MalformedAnswer
 from codecraft_async.llm import MalformedArguments, Tool, ToolCall
 
-_FENCE: Final = re.compile(r" {0,3}(`{3,}|~{3,})[ \t]*([^`\n]*)")
+# What is matched is not given back: else a long line of spaces or tildes would take quadratic time.
+_FENCE: Final = re.compile(r" {0,3}(`{3,}+|~{3,}+)[ \t]*+([^`\n]*+)")
 
 
 class Dialect(Protocol):

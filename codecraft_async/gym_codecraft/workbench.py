@@ -141,12 +141,16 @@ class Workbench:
         """
         assert self._student_task is not None
         await self.sandbox.end_processes(keep_system=False)
+        limit = asyncio.timeout(self._grade_limit_s)
         try:
-            async with asyncio.timeout(self._grade_limit_s):
+            async with limit:
                 grade: object = await self.teacher.agrade(self.sandbox, self._student_task.task, transcript)
         except SandboxLost:
             raise
         except Exception as exc:  # a teacher is code of users: whatever it raises is a fault, never a reward
+            if limit.expired():
+                said = f"the teacher took longer than {self._grade_limit_s:g} s, its limit (grade_limit_s)"
+                raise GraderFailed(TimeoutError(said), self.sandbox.id) from exc
             raise GraderFailed(exc, self.sandbox.id) from exc
         if not isinstance(grade, Grade):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' code is not all typed
             error = TypeError(f"a teacher must return a Grade, this one returned {grade!r}")

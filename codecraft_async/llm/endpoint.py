@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +154,9 @@ def read_dotenv(path: Path) -> dict[str, str]:
         LlmConfigurationError: It cannot be read, or a line is no assignment; names the line and never quotes it.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise LlmConfigurationError(f"{path} is no file with lines in it, but a pipe or a device")
             data = file.read(_MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         return {}
@@ -171,6 +174,11 @@ def read_dotenv(path: Path) -> dict[str, str]:
             raise LlmConfigurationError(f"{path}, line {number}: expected NAME=value")
         variables[match[1]] = _value(match[2], f"{path}, line {number}")
     return variables
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file, and wait for nobody, should it be a pipe that lies there."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _value(text: str, where: str) -> str:

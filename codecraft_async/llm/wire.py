@@ -183,8 +183,9 @@ def _usage_of(
 
 
 def _count(value: object) -> int | None:
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    return value if is_number and 0 <= value < _MAX_TOKENS_COUNTED else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value < _MAX_TOKENS_COUNTED else None
 
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> EndpointError:

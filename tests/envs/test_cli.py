@@ -284,3 +284,18 @@ def test_images_without_a_daemon(capsys: pytest.CaptureFixture[str], monkeypatch
     """One line says so."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent")
     assert one_line(["images", "list"], capsys).startswith("codecraft images: no container daemon answers")
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
+def test_standard_streams_that_are_closed(closed: str, tmp_path: Path) -> None:
+    """They are taken for empty, and no socket takes their place."""
+    words = [sys.executable, "-m", "codecraft_async", "demo", "--backend", "local", "--agent", "human", "--json", "out"]
+    ended = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *words, "--task", "hello-world"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert (0, "", "[]") == (ended.returncode, ended.stderr, (tmp_path / "out").read_text())

@@ -154,12 +154,11 @@ def test_agents_without_a_model(agent: str, said: str, tmp_path: Path) -> None:
 
 def test_what_was_played_until_ctrl_c_is_written(tmp_path: Path) -> None:
     """It has been paid for."""
-    requests = 0
+    requests: list[Asked] = []
 
     async def once(request: Any, asked: Asked) -> Any:
-        nonlocal requests
-        requests += 1
-        return await (says(sh("submit")) if requests == 1 else slowly(says("late"), 30.0))(request, asked)
+        requests.append(asked)
+        return await (says(sh("submit")) if len(requests) == 1 else slowly(says("late"), 30.0))(request, asked)
 
     words = ["demo", "--backend", "local", "--task", "hello-world", "--episodes", "2", "--num-envs", "1"]
     with serving(once) as server:
@@ -168,7 +167,7 @@ def test_what_was_played_until_ctrl_c_is_written(tmp_path: Path) -> None:
         playing = subprocess.Popen([sys.executable, "-m", "codecraft_async", *words], cwd=tmp_path, env=key)
         try:
             for _ in range(600):
-                if requests == 2 or playing.poll() is not None:
+                if len(requests) == 2 or playing.poll() is not None:
                     break
                 time.sleep(0.05)
             playing.send_signal(signal.SIGINT)

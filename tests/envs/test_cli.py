@@ -299,3 +299,12 @@ def test_standard_streams_that_are_closed(closed: str, tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert (0, "", "[]") == (ended.returncode, ended.stderr, (tmp_path / "out").read_text())
+
+
+def test_output_that_there_is_no_room_for() -> None:
+    """One line says so."""
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "codecraft_async", "tasks", "list"]
+        ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert "codecraft tasks: what came of it cannot be written: No space left on device\n" == ended.stderr
+    assert 1 == ended.returncode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -96,7 +97,7 @@ class Attributes(Turns[ObsT, ActT], Generic[ObsT, ActT]):
         return value(*args, **kwargs) if callable(value) else value
 
     async def _await_each(self, name: str, results: list[Any]) -> list[Any]:
-        self._bind_here()
+        self._bind(asyncio.get_running_loop())
         rows = [row for row, result in enumerate(results) if inspect.isawaitable(result)]
         outcome = await self._perform(name, [Call(row, partial(wait_for, results[row]), True) for row in rows])
         self._deliver(outcome, name)

@@ -134,11 +134,12 @@ def split(action_space: Space[Any], actions: Any, num_envs: int) -> list[Any]:
     """One action for each environment.
 
     Raises:
-        TypeError: one str, bytes or mapping instead of a batch (each of them can be iterated over, to no good).
+        TypeError: one action instead of a batch, be it one that can be iterated over: a str, bytes or a mapping.
         ValueError: too few or too many actions.
     """
     by_name = isinstance(actions, Mapping) and not isinstance(action_space, spaces.Dict)
-    if by_name or isinstance(actions, (str, bytes)):
+    single = isinstance(action_space, spaces.Tuple) and not isinstance(actions, Iterable)
+    if by_name or single or isinstance(actions, (str, bytes)):
         kind = type(cast("object", actions)).__name__
         raise TypeError(f"actions must be a batch of {num_envs} actions, one for each environment, got one {kind}")
     each: Iterable[Any] = iterate(action_space, actions)
@@ -166,6 +167,17 @@ class Batch:
             return batch_observations(self._space, observations)
         self._kept = concatenate(self._space, observations, self._kept)
         return self._kept
+
+    def misfits(self, observations: Sequence[Any]) -> list[int]:
+        """The environments whose observations do not fit into a batch, not even alone."""
+        return [row for row, observation in enumerate(observations) if not self._fits(observation)]
+
+    def _fits(self, observation: Any) -> bool:
+        try:
+            batch_observations(self._space, [observation])
+        except Exception:
+            return False
+        return True
 
 
 def batch_observations(space: Space[Any], observations: Sequence[Any]) -> Any:

@@ -66,7 +66,6 @@ class Branching(FirstReady[ObsT, ActT], Generic[ObsT, ActT]):
             AlreadyPendingCallError: one of them is in flight, or ready, or another call is in progress.
             ClosedEnvironmentError: this is closed, or was closed meanwhile.
         """
-        self._check_open()
         self._bind_here()
         source = read_index(env_id, self.num_envs)
         self._slots.check_at_rest([source], "branch")

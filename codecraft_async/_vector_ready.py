@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from gymnasium import Space
-from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, ResetNeeded
+from gymnasium.error import AlreadyPendingCallError, ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
@@ -193,7 +193,7 @@ class FirstReady(Turns[ObsT, ActT], Generic[ObsT, ActT]):
             rows = read_ids(env_id, self.num_envs)
             each = scatter(seed, rows, self.num_envs)
         self._take_rows(rows, "async_reset")
-        self._depart([(self._members.reset_call(row, each[row], others), False) for row in rows])
+        self._depart([(self._reset_call(row, each[row], others), False) for row in rows])
 
     def _start_steps(self, actions: Any, env_id: Ids | None) -> None:
         self._check_open()
@@ -386,8 +386,8 @@ class FirstReady(Turns[ObsT, ActT], Generic[ObsT, ActT]):
                 self._answered = None
             yield
 
-    def _closed_meanwhile(self, name: str) -> ClosedEnvironmentError:
-        return ClosedEnvironmentError(f"{type(self).__name__} was closed while a call of `{name}` was in progress")
+    def _in_flight(self) -> set[int]:
+        return self._flights.rows
 
     async def _take_last_turn(self) -> None:
         waiter = self._waiter

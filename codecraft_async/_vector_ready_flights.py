@@ -55,6 +55,11 @@ class Flights:
         self._landed = asyncio.Event()
         self._executor: ThreadPoolExecutor | None = None
 
+    @property
+    def rows(self) -> set[int]:
+        """The environments whose calls have not ended."""
+        return set(self._flights)
+
     def start(self, loop: asyncio.AbstractEventLoop, limit: Limit | None) -> None:
         """Run what was launched, and what will be, on `loop`, within `limit`."""
         if self._loop is None:

@@ -66,10 +66,18 @@ class Round:
         self._label = label
         self._stopping = False
         self._tasks: list[tuple[int, asyncio.Task[Any]]] = []
+        # The one whose plain function the worker thread is in.
+        self._plain: int | None = None
         self._open = 0
         self._ended: asyncio.Future[None] | None = None
         # Those that were cancelled before their turn under the limit had come.
         self._untouched: frozenset[int] = frozenset()
+
+    @property
+    def running(self) -> set[int]:
+        """The environments that have begun and not ended."""
+        running = {row for row, task in self._tasks if not task.done()}
+        return running if self._plain is None else running | {self._plain}
 
     async def run(self, calls: Sequence[Call]) -> None:
         """Run `calls` to their ends; a cancellation is passed on to them, and noted in `cancelled`."""
@@ -124,11 +132,13 @@ class Round:
     def _run_plain(self, calls: Sequence[Call]) -> None:
         for call in calls:
             if self._stopping:
-                return
+                break
+            self._plain = call.row
             try:
                 self.results[call.row] = call.function()
             except BaseException as error:
                 self.failures[call.row] = error
+        self._plain = None
 
     def _one_ended(self, _future: asyncio.Future[Any]) -> None:
         self._open -= 1

@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
@@ -67,10 +67,12 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
     async def aclose(self) -> None:
         """Close all environments, each attempted whatever the others do; a call in progress is cancelled first.
 
-        Closing goes on to its end even if this call is cancelled, and may be asked for more than once.
+        Closing goes on to its end even if this call is cancelled, and may be asked for more than once. After a use
+        whose event loop has ended, any loop will do.
         """
         if self.closed:
             return
+        self._forget_ended_loop()
         loop = asyncio.get_running_loop()
         self._bind(loop)
         if self._closer is None:
@@ -101,14 +103,39 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
         with self._closing:
             if self.closed:
                 return
-            if self._bound is not None and self._bound.is_closed():
-                self._bound = self._closer = None
-                self._limit = self._make_limit()
+            self._forget_ended_loop()
             try:
-                self._drive(self.aclose(), timeout_s=timeout)
+                self._close_within(timeout)
             finally:
                 if self.closed:
                     self._end_threads()
+
+    def _close_within(self, timeout: float | None) -> None:
+        closing = self._loop_thread().start(self.aclose())
+        try:
+            is_over = closing.wait(timeout)
+        except BaseException:
+            closing.cancel()  # which closing outlives, but gives it a while to end
+            raise
+        if not is_over:
+            rows = sorted({row for outcome in tuple(self._rounds) for row in outcome.running} | self._in_flight())
+            raise TimeoutError(
+                f"{type(self).__name__} was not closed within {timeout} s, which goes on: it waits for envs "
+                f"{rows[:8]}{', ...' if len(rows) > 8 else ''} to end what they do"
+            )
+        closing.result()
+
+    def _forget_ended_loop(self) -> None:
+        """Let another loop close what belonged to one that has ended."""
+        if self._bound is not None and self._bound.is_closed():
+            self._bound = self._closer = None
+            self._limit = self._make_limit()
+        if self._bound is None and self._thread is not None and self._thread.closed and not self._owns_thread:
+            self._thread, self._owns_thread = None, True  # its owner was faster; the next one is for closing alone
+
+    def _in_flight(self) -> set[int]:
+        """The environments whose calls run outside of any round."""
+        return set()
 
     def __del__(self) -> None:
         # An instance whose constructor failed has no `_bound`; one that was never used holds nothing.
@@ -119,6 +146,7 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
     # One call at a time, on one loop.
 
     def _bind_here(self) -> None:
+        self._check_open()  # one that is closed says so, on whatever loop
         self._bind(asyncio.get_running_loop())
 
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -134,13 +162,13 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
                 "astep and aclose"
             )
 
-    def _drive(self, coro: Coroutine[Any, Any, T], *, timeout_s: float | None = None) -> T:
+    def _drive(self, coro: Coroutine[Any, Any, T]) -> T:
         try:
             thread = self._loop_thread()
         except BaseException:
             coro.close()
             raise
-        return thread.run(coro, timeout_s=timeout_s)
+        return thread.run(coro)
 
     def _loop_thread(self) -> LoopThread:
         if self.closed:
@@ -204,6 +232,10 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
 
     # Rounds of calls, and the last one.
 
+    def _reset_call(self, row: int, seed: int | None, options: dict[str, Any] | None) -> Call:
+        """A reset that a caller asks for, in whatever way."""
+        return self._members.reset_call(row, seed, options)
+
     async def _perform(self, name: str, calls: Sequence[Call]) -> Round:
         outcome = Round(executor=self._worker_thread, limit=self._limit, label=name)
         self._rounds.add(outcome)
@@ -226,9 +258,12 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
                 outcome.cancelled.add_note(f"env {min(outcome.failures)} failed: {type(error).__name__}: {error}")
             raise outcome.cancelled
         if self._closer is not None:
-            raise ClosedEnvironmentError(f"{type(self).__name__} was closed while a call of `{name}` was in progress")
+            raise self._closed_meanwhile(name)
         if outcome.failures:
             raise blame(outcome.failures, name)
+
+    def _closed_meanwhile(self, name: str) -> ClosedEnvironmentError:
+        return ClosedEnvironmentError(f"{type(self).__name__} was closed while a call of `{name}` was in progress")
 
     async def _close_once(self) -> None:
         try:
@@ -258,7 +293,7 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
         """Cancel what is in progress, and take the turn, for good, when it has ended."""
         over = asyncio.Event()
         # Set before the first look, so that a turn that ends after it is noticed.
-        self._turn_over = partial(asyncio.get_running_loop().call_soon_threadsafe, over.set)
+        self._turn_over = partial(_set_soon, asyncio.get_running_loop(), over)
         while self._busy or not self._take_over():
             for outcome in self._rounds:
                 outcome.cancel()
@@ -270,3 +305,8 @@ class Turns(VectorEnv[ObsT, ActT, NDArray[Any]], Generic[ObsT, ActT]):
     def _take_over(self) -> bool:
         """Whether the turn could be taken, be it from a call that has ended and that nobody has come back for."""
         return self._turn.acquire(blocking=False) or self._lingers
+
+
+def _set_soon(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    with suppress(RuntimeError):  # a loop that has ended has nobody who waits
+        loop.call_soon_threadsafe(event.set)

@@ -163,12 +163,8 @@ class Waiting(Attributes[ObsT, ActT], Generic[ObsT, ActT]):
                     str(error).replace(f"`{name}`", f"`{name}_async`", 1), error.name
                 ) from None
             work = begin()
-            try:
-                started = thread.start(self._run_started(work))
-            except BaseException:
-                work.close()
-                raise
-            self._started = started
+            turn.callback(work.close)  # it may be cancelled before it has begun
+            self._started = thread.start(self._run_started(work))
             self._held = turn.pop_all()
 
     async def _run_started(self, work: Coroutine[Any, Any, Any]) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from gymnasium.vector import AutoresetMode
 
@@ -21,7 +22,7 @@ from codecraft_async.runtime import PROVE_EVERY, Runtime
 from codecraft_async.sampling import make_samplers
 from codecraft_async.vector import AsyncioVectorEnv
 from codecraft_curriculum import Curriculum, Sampler
-from codecraft_pool import ImageProgress, Launcher
+from codecraft_pool import ImageProgress, Launcher, LaunchError
 
 
 class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
@@ -33,14 +34,15 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
     are shared by the environments.
 
     Where one environment can have no sandbox at a reset, the others' episodes go on: its observation is empty, `info`
-    has the fault and ``valid`` False, and its next step ends the episode, truncated. Only where no sandbox can be had
-    from the beginning, that is an error.
+    has the fault and ``valid`` False, and its next step ends the episode, truncated. Only before any sandbox was had is
+    that an error. `reset` has all sandboxes started first; `async_reset` begins each episode as soon as it has one.
 
     Args:
         num_envs: How many environments, and sandboxes.
         task, curriculum, backend, sampler, render_mode, reset_limit_s: As `CodeEnv`; so are all options of it that are
             not listed here.
         autoreset_mode: What happens to ended episodes; a `gymnasium.vector.AutoresetMode` or its value.
+        max_concurrency: At most so many environments reset or step at once, gradings included; None: all.
         progress: Told how an image is pulled or built.
         loop: The thread for `reset` and `step`; by default one of its own.
         prove_every: Every so many episodes, a restored sandbox is compared with a new one, and replaced if it differs;
@@ -64,6 +66,7 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         sampler: str | Sampler = "sequential",
         render_mode: str | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        max_concurrency: int | None = None,
         progress: ImageProgress | None = None,
         loop: LoopThread | None = None,
         prove_every: int = PROVE_EVERY,
@@ -99,6 +102,7 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         super().__init__(
             [partial(make, sampler=each, record=track) for each, track in zip(self.samplers, tracks, strict=True)],
             autoreset_mode=autoreset_mode,
+            max_concurrency=max_concurrency,
             render_mode=render_mode,
             loop=loop,
             background_resets=background_resets,
@@ -118,7 +122,28 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
         if outcome.cancelled is None and self._closer is None and outcome.failures:
             raise outcome.failures[0]  # which no single environment is to blame for
         self._deliver(outcome, "reset")
+        self._warm = await self._had_any()
+
+    async def _had_any(self) -> bool:
+        return (await self.runtime.pool()).stats().started > 0
+
+    def _reset_call(self, row: int, seed: int | None, options: dict[str, Any] | None) -> Call:
+        call = super()._reset_call(row, seed, options)
+        return call if self._warm else call._replace(function=partial(self._reset_cold, call.function))
+
+    async def _reset_cold(
+        self, reset: Callable[[], Awaitable[tuple[str, dict[str, Any]]]]
+    ) -> tuple[str, dict[str, Any]]:
+        """A reset before any sandbox has been had.
+
+        Raises:
+            LaunchError: None can be; says why.
+        """
+        observation, info = await reset()
+        if "fault" in info and not await self._had_any():
+            raise LaunchError(f"no sandbox could be started: {info['fault']['message']}")
         self._warm = True
+        return observation, info
 
     async def _close_all(self) -> None:
         try:

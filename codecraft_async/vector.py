@@ -24,7 +24,7 @@ from codecraft_async._vector_batch import (
     split,
 )
 from codecraft_async._vector_branch import Branchable, Branching
-from codecraft_async._vector_episodes import Episodes
+from codecraft_async._vector_episodes import Episodes, Flaw
 from codecraft_async._vector_handles import Handle, Hands
 from codecraft_async._vector_info import Entry, merge_infos
 from codecraft_async._vector_members import AsyncEnv, Members
@@ -203,12 +203,12 @@ class AsyncioVectorEnv(Branching[ObsT, ActT], Waiting[ObsT, ActT], Generic[ObsT,
         return self._observations(), self._merge(infos)
 
     async def _before_reset(self) -> None:
-        """What subclasses have to do before a reset."""
+        """What subclasses have to do before a reset of several environments that are to begin together."""
 
     async def _reset(
         self, rows: Sequence[int], each: Sequence[int | None] | Mapping[int, int | None], options: dict[str, Any] | None
     ) -> list[Entry]:
-        outcome = await self._perform("reset", [self._members.reset_call(row, each[row], options) for row in rows])
+        outcome = await self._perform("reset", [self._reset_call(row, each[row], options) for row in rows])
         infos = self._episodes.take_resets(outcome)
         self._deliver(outcome, "reset")
         return infos
@@ -256,7 +256,14 @@ class AsyncioVectorEnv(Branching[ObsT, ActT], Waiting[ObsT, ActT], Generic[ObsT,
             return observation, float(reward), bool(terminated), bool(truncated), info
 
     def _observations(self) -> Any:
-        return self._batch(self._episodes.observations)
+        observations = self._episodes.observations
+        try:
+            return self._batch(observations)
+        except Exception as error:
+            misfits = self._batch.misfits(observations)
+            self._episodes.flaws.update(dict.fromkeys(misfits, Flaw.FAILED))
+            error.add_note(f"the observations of envs {misfits} do not fit {self.single_observation_space}")
+            raise
 
     def _merge(self, infos: Sequence[Entry]) -> dict[str, Any]:
         return merge_infos(infos, num_envs=self.num_envs, add_info=self._add_info)

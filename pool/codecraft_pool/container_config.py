@@ -53,6 +53,9 @@ def container_config(
             "CapDrop": ["ALL"],
             "CapAdd": [*_CAPABILITIES, *(_MOUNTING_CAPABILITIES if words else ())],
             "SecurityOpt": ["no-new-privileges", *([f"apparmor={apparmor}"] if words and apparmor else [])],
+            # A connection's ghost would keep its port from the next episode for a minute (per network namespace since
+            # Linux 4.10).
+            "Sysctls": {"net.ipv4.tcp_max_tw_buckets": "0"},
             "PidsLimit": spec.max_processes,
             "Memory": spec.memory_bytes,
             "MemorySwap": spec.memory_bytes,

@@ -45,6 +45,28 @@ async def test_many_environments_step_at_once() -> None:
     await env.aclose()
 
 
+@pytest.mark.parametrize("kinds", [1, 3])
+async def test_as_many_at_once_as_wanted(kinds: int) -> None:
+    """With `max_concurrency` no more commands run at once, and resets that need other images come through."""
+    running, most = 0, 0
+
+    async def count(files: FakeFiles, argv: list[str]) -> FakeAnswer:
+        nonlocal running, most
+        running, most = running + 1, max(most, running + 1)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        running -= 1
+        return FakeAnswer()
+
+    tasks = (make_task(f"t{kind}", image=f"codecraft/{kind}") for kind in range(kinds))
+    env = vector(FakeLauncher(count), 4, *tasks, max_concurrency=2)
+    await env.areset()
+    for _ in range(6):
+        await env.astep(("ls", "submit", "ls", "submit"))
+    assert 2 == most
+    await env.aclose()
+
+
 async def test_closing_while_sandboxes_start_ends_the_reset() -> None:
     """The reset says that the environment was closed; it is not taken for cancelled."""
     for turns in range(8):
@@ -138,6 +160,7 @@ def test_make_vec_gives_the_native_vector_environment() -> None:
         ({"max_episode_steps": 0}, ValueError, "at least 1"),
         ({"num_envs": 0}, ValueError, "at least 1"),
         ({"autoreset_mode": "Never"}, ValueError, "Never"),
+        ({"max_concurrency": 0}, ValueError, "at least 1"),
     ],
 )
 def test_a_wrong_argument_is_named(options: dict[str, Any], kind: type[Exception], words: str) -> None:

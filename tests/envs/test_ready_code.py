@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from codecraft_async import CodeVectorEnv
 from codecraft_async.curriculum import Curriculum
 from codecraft_async.pool import FakeAnswer, FakeFiles, FakeLauncher
+from codecraft_async.replay import Replay, ReplayedEpisode
+from codecraft_async.trajectory import read_trajectories
 
 from .code_envs import make_task, play
 
@@ -81,3 +84,25 @@ async def test_group_from_one_prefix() -> None:
         assert ["4\n", "41", "draft\nhint\n"] == [said[row] for row in range(3)]
         rewards = (await env.astep(("submit",) * 3))[1]
         assert [1.0, 0.0, 0.0] == rewards.tolist()
+
+
+async def test_branches_amid_recorded_episodes(tmp_path: Path) -> None:
+    """Into running episodes, one that is over and is being reset, and beside a call in flight: each is told, and played
+    again as it was."""
+    async with vector("local", 3, record=tmp_path) as env:
+        await env.areset()
+        await env.astep(("echo 4 > draft", "true", "true"))
+        await env.abranch(0, slots=[1, 2])
+        await env.astep(("cat draft", "printf 42 > answer", "submit"))
+        await env.abranch(1, 1)
+        env.send(("sleep 0.1; cat draft",), [0])
+        await env.abranch(2, slots=[1])
+        env.send(("submit", "cat answer"), [1, 2])
+        _, rewards, *_, info = await env.arecv(3, timeout=LIMIT_S)
+        assert {0: 0.0, 1: 1.0, 2: 0.0} == dict(zip(info["env_id"].tolist(), rewards.tolist(), strict=True))
+    episodes = list(read_trajectories(tmp_path))
+    assert [1, 1, 2, 2] == sorted(each.start.branch.steps for each in episodes if each.start.branch is not None)
+    played: list[ReplayedEpisode] = []
+    await Replay(tmp_path, backend="local", curriculum=Curriculum((make_task(),))).run(played.append)
+    assert len(episodes) == len(played)
+    assert all(each.is_same for each in played)

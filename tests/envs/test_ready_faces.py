@@ -18,7 +18,7 @@ from codecraft_async._loop import LoopThread
 from codecraft_async.vector import AsyncioVectorEnv
 
 from .ready_envs import inside, puppets, settle
-from .vector_envs import MODES, NUM_ENVS, AsyncWanderer, Wanderer, assert_same, factories, scripted
+from .vector_envs import CLOSES, MODES, NUM_ENVS, AsyncWanderer, Wanderer, assert_same, factories, scripted
 
 LIMIT_S = 20.0
 
@@ -197,8 +197,9 @@ def test_close_in_flight_in_a_script() -> None:
     assert [(1, 1), (1, 1)] == [(env.cut_off, env.unwrapped.closed) for env in inside(vec)]
 
 
-def test_loop_that_ended_in_flight() -> None:
-    """After an asynchronous use that ended with calls in flight, `close` closes every environment on another loop."""
+@pytest.mark.parametrize("close", CLOSES)
+def test_loop_that_ended_in_flight(close: Callable[[Any], None]) -> None:
+    """After an asynchronous use that ended with calls in flight, closing closes every environment on another loop."""
     go_on = threading.Event()
 
     class Blocking(Wanderer):
@@ -223,7 +224,7 @@ def test_loop_that_ended_in_flight() -> None:
         threading.Timer(0.05, go_on.set).start()
 
     asyncio.run(main())
-    vec.close()
+    close(vec)
     assert [1, 1] == [env.closed for env in inside(vec)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 from codecraft_async import CodeVectorEnv, EpisodeError
-from codecraft_async.pool import AcquireTimeout, FakeLauncher, LaunchError
+from codecraft_async.pool import AcquireTimeout, FakeLauncher, LaunchError, Sandbox, SandboxSpec
 from codecraft_pool.pool_kind import Pauses
 from tests.envs.code_envs import check_types, lose_sandbox, make, make_task, play, vector
 from tests.outage import OutageLauncher, shortened
@@ -120,16 +121,65 @@ async def test_in_a_batch_the_others_go_on(mode: AutoresetMode, monkeypatch: pyt
     await env.aclose()
 
 
-async def test_from_the_beginning_it_is_an_error() -> None:
-    """A batch without any sandbox is no batch; the next try may work."""
+async def _all(env: CodeVectorEnv) -> Any:
+    return await env.areset()
+
+
+async def _first_ready(env: CodeVectorEnv) -> Any:
+    env.async_reset()
+    return await env.arecv()
+
+
+async def _alone(env: CodeVectorEnv) -> Any:
+    return await env.envs[0].areset()
+
+
+@pytest.mark.parametrize("begin", [_all, _first_ready, _alone])
+@pytest.mark.parametrize("kinds", [1, 2])
+async def test_from_the_beginning_it_is_an_error(begin: Callable[[CodeVectorEnv], Awaitable[Any]], kinds: int) -> None:
+    """A batch without any sandbox is no batch, however it begins; the next try may work."""
     launcher = FakeLauncher(play)
     launcher.fail_starts = 100
-    env = vector(launcher, 2)
+    env = vector(launcher, 2, *(make_task(f"t{kind}", image=f"codecraft/{kind}") for kind in range(kinds)))
     with pytest.raises(LaunchError, match="told to fail"):
-        await env.areset()
+        await begin(env)
     launcher.fail_starts = 0
+    if begin is _first_ready:
+        with pytest.raises(LaunchError, match="told to fail"):
+            await env.arecv(1)
     _, info = await env.areset()
     assert [True, True] == info["valid"].tolist()
+    await env.aclose()
+
+
+async def test_after_the_beginning_it_is_none() -> None:
+    """Where the others begin first-ready, the one without a sandbox has a fault, and nothing raises."""
+    launcher = FakeLauncher(play)
+    env = vector(launcher, 3)
+    await env.envs[0].areset()
+    launcher.fail_starts = 1
+    env.async_reset([1, 2])
+    *_, info = await env.arecv(2)
+    assert [False, True] == sorted(info["valid"].tolist())
+    await env.aclose()
+
+
+async def test_first_ready_begins_with_the_first_sandbox() -> None:
+    """One that is slow to start delays no other environment's episode."""
+    go_on = asyncio.Event()
+
+    class Slow(FakeLauncher):
+        async def start(self, spec: SandboxSpec) -> Sandbox:
+            if self.sandboxes:
+                await go_on.wait()
+            return await super().start(spec)
+
+    env = vector(Slow(play), 2)
+    env.async_reset()
+    texts, *_ = await env.arecv(1, timeout=60)
+    assert texts[0].startswith("The answer")
+    go_on.set()
+    await env.arecv(1, timeout=60)
     await env.aclose()
 
 

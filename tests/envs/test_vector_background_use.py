@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, ResetNeeded
 
-from .vector_envs import Resets, Scripted, background_tasks, reset_under_way, scripted, settle
+from .vector_envs import CLOSES, Resets, Scripted, background_tasks, reset_under_way, scripted, settle
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +45,8 @@ async def test_closing_ends_it(turns: int, fails: bool, caplog: pytest.LogCaptur
     assert not unretrieved(caplog)
 
 
-def test_closing_after_the_callers_loop_has_ended() -> None:
+@pytest.mark.parametrize("close", CLOSES)
+def test_closing_after_the_callers_loop_has_ended(close: Callable[[Any], None]) -> None:
     """The loop took the reset with it when it ended; closing closes the environments all the same."""
     resets = Resets()
     vec = scripted(2, where=0, reset=resets)
@@ -54,7 +57,7 @@ def test_closing_after_the_callers_loop_has_ended() -> None:
         await resets.gate.filled()
 
     asyncio.run(use())
-    vec.close()
+    close(vec)
     assert 1 == resets.gate.cancelled
     assert [["closed"], ["closed"]] == [env.unwrapped.ended for env in vec.envs]  # type: ignore[attr-defined]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -198,3 +199,35 @@ async def test_failure_during_a_cancellation() -> None:
         assert call.cancelled()
         assert ["env 0 failed: OSError: clean-up failed"] == notes
         assert vec.interrupted.all()
+
+
+@pytest.mark.parametrize("door", ["step", "send", "worker"])
+def test_closing_keeps_to_its_time(door: str) -> None:
+    """An environment that does not give in has `close` raise when its time is over, by name; closing goes on."""
+    begun, let_go = threading.Event(), threading.Event()
+
+    async def hold(_env: Scripted, action: str) -> None:
+        while action == "hold" and not let_go.is_set():
+            begun.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+
+    class Plain(Wanderer):
+        def step(self, action: Any) -> Any:
+            begun.set()
+            let_go.wait()
+            return super().step(action)
+
+    vec: AsyncioVectorEnv[Any, Any] = AsyncioVectorEnv([Plain] * 2) if door == "worker" else scripted(2, step=hold)
+    vec.reset()
+    if door == "send":
+        vec.send(("hold",), [1])
+    else:
+        vec.step_async(("go", "hold"))
+    assert begun.wait(20)
+    with pytest.raises(TimeoutError, match=rf"within 0.1 s.*waits for envs \[{0 if door == 'worker' else 1}\]"):
+        vec.close(timeout=0.1)
+    assert not vec.closed
+    let_go.set()
+    vec.close(timeout=20)
+    assert vec.closed

@@ -102,6 +102,8 @@ def test_disabled_mode_refuses_ended_episodes() -> None:
         ("abc", TypeError, "a batch of 3 actions, one for each environment, got one str"),
         (b"abc", TypeError, "got one bytes"),
         ({"a": 1, "b": 2, "c": 3}, TypeError, "got one dict"),
+        (None, TypeError, "got one NoneType"),
+        (3, TypeError, "got one int"),
         (("a", "b"), ValueError, "a batch of 3 actions, one for each environment, got 2"),
         (["a"] * 4, ValueError, "got more than 3"),
         (iter(lambda: "endless", None), ValueError, "got more than 3"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 
@@ -152,6 +153,26 @@ def test_malformed_results(sort: type[Odd], result: Any, kind: type[BaseExceptio
     assert [False, True, False] == vec.interrupted.tolist()
     assert [1, 1] == [len(vec.envs[index].unwrapped.actions) for index in (0, 2)]  # type: ignore[attr-defined]
     vec.reset()
+    assert not vec.interrupted.any()
+    vec.close()
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_observation_that_does_not_fit(copy: bool) -> None:
+    """An observation that cannot be batched is its environment's failure, by name, and a reset of it mends that."""
+    makers = [lambda: Wanderer("box"), lambda: Odd("box"), lambda: Wanderer("box")]
+    vec: AsyncioVectorEnv[Any, Any] = AsyncioVectorEnv(makers, copy=copy)
+    vec.reset(seed=1)
+    vec.envs[1].unwrapped.result = (np.zeros(7), 0.0, False, False, {})  # type: ignore[attr-defined]
+    actions = np.zeros((3, 2), dtype=np.float32)
+    with pytest.raises(ValueError, match="shape") as caught:
+        vec.step(actions)
+    assert [f"the observations of envs [1] do not fit {vec.single_observation_space}"] == caught.value.__notes__
+    assert [False, True, False] == vec.interrupted.tolist()
+    with pytest.raises(ResetNeeded, match=r"env 1 \(failed\)"):
+        vec.step(actions)
+    observations, _ = vec.reset(options={"reset_mask": vec.interrupted})
+    assert (3, 2) == observations.shape
     assert not vec.interrupted.any()
     vec.close()
 

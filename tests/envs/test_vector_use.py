@@ -9,6 +9,7 @@ import inspect
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError
 from codecraft_async._loop import LoopThread
 from codecraft_async.vector import AsyncioVectorEnv
 
-from .vector_envs import AsyncWanderer, Gate, Scripted, Wanderer, scripted
+from .vector_envs import CLOSES, AsyncWanderer, Gate, Scripted, Wanderer, scripted
 
 pytestmark = pytest.mark.anyio
 
@@ -215,12 +216,30 @@ def test_close_without_use() -> None:
     assert [1, 1] == [env.unwrapped.closed for env in vec.envs]  # type: ignore[attr-defined]
 
 
-def test_close_after_the_callers_loop_has_ended() -> None:
-    """After asynchronous use on a loop that has ended, the synchronous close still closes the environments."""
+@pytest.mark.parametrize("close", CLOSES)
+def test_close_after_the_callers_loop_has_ended(close: Callable[[Any], None]) -> None:
+    """After asynchronous use on a loop that has ended, either face still closes the environments."""
     vec: AsyncioVectorEnv[Any, Any] = AsyncioVectorEnv([Wanderer, AsyncWanderer])
     asyncio.run(vec.areset())
-    vec.close()
+    close(vec)
     assert [1, 1] == [env.unwrapped.closed for env in vec.envs]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_close_after_the_loop_thread_was_closed(used: bool) -> None:
+    """A loop thread that is shared outlives an environment's close; where it was closed first, another one closes."""
+    with LoopThread() as thread:
+        first, second = scripted(2, loop=thread), scripted(2, loop=thread)
+        first.reset()
+        first.close()
+        assert not thread.closed
+        if used:
+            second.reset()
+            second.send(("a",), [0])
+    with pytest.raises(RuntimeError, match="the loop thread is closed"):
+        second.reset()
+    second.close()
+    assert [["closed"]] * 4 == [env.unwrapped.ended for vec in (first, second) for env in vec.envs]  # type: ignore[attr-defined]
 
 
 async def test_use_after_close() -> None:
@@ -240,6 +259,9 @@ async def test_use_after_close() -> None:
     used.close()
     with pytest.raises(ClosedEnvironmentError):
         used.step(("a", "b"))
+    for on_this_loop in (used.areset(), used.astep(("a", "b")), used.acall("steps"), used.envs[0].areset()):
+        with pytest.raises(ClosedEnvironmentError):
+            await on_this_loop
 
 
 async def test_every_environment_is_closed_though_some_fail() -> None:

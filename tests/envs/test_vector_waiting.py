@@ -191,6 +191,26 @@ def test_cancelled_between_the_halves() -> None:
     vec.close()
 
 
+def test_cancelled_before_it_has_begun() -> None:
+    """A step that is given up while the loop is busy with other things leaves nothing behind."""
+    vec = scripted(2)
+    vec.reset()
+    begun, busy = threading.Event(), threading.Event()
+
+    def occupy() -> None:
+        begun.set()
+        busy.wait(20)
+
+    vec._loop_thread().loop.call_soon_threadsafe(occupy)  # pyright: ignore[reportPrivateUsage]
+    assert begun.wait(20)
+    vec.step_async(("a", "b"))
+    threading.Timer(0.05, busy.set).start()
+    vec.cancel_async()
+    gc.collect()  # a coroutine that nobody awaited would warn
+    assert ("reset 2",) * 2 == vec.reset()[0]
+    vec.close()
+
+
 def test_cancelled_while_a_thread_waits() -> None:
     """The waiting thread is told, another that would wait as well is refused, and the turn is free afterwards."""
     held = Held()

@@ -37,6 +37,13 @@ SPACES: dict[str, spaces.Space[Any]] = {
 }
 
 
+# How to close what was used on an event loop that has ended.
+CLOSES: list[Callable[[AsyncioVectorEnv[Any, Any]], None]] = [
+    lambda vec: vec.close(),
+    lambda vec: asyncio.run(vec.aclose()),
+]
+
+
 class Wanderer(gymnasium.Env[Any, Any]):
     """Draws observation, reward, end and infos of every sort from its own generator; equal seeds give equal lives."""
 

@@ -29,12 +29,15 @@ sys.exit(pytest.main(["-p", "no:cacheprovider", "-q", "-m", "not docker", "--bas
 
 @pytest.mark.skipif(not IS_ROOT, reason="these tests run as an unprivileged user already")
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
-def test_as_an_unprivileged_user(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_as_an_unprivileged_user() -> None:
     """The same holds where the launcher is started by a user without rights, who only can read the code."""
-    folder = tmp_path_factory.mktemp("nobody")
-    for place in (folder, *folder.parents):
-        if place.is_relative_to(tempfile.gettempdir()) and place != Path(tempfile.gettempdir()):
-            place.chmod(0o755)
+    # Not below pytest's own directories, which every session of root's closes to others.
+    with tempfile.TemporaryDirectory(prefix="codecraft-nobody-") as folder:
+        run_as_nobody(Path(folder))
+
+
+def run_as_nobody(folder: Path) -> None:
+    folder.chmod(0o755)
     home = folder / "home"
     home.mkdir()
     os.chown(home, 65534, 65534)

@@ -33,6 +33,7 @@ from codecraft_async.agents import (
 )
 from codecraft_async.llm import Budget, ChatClient, Endpoint, LlmConfigurationError, RateLimits
 from codecraft_async.runtime import Runtime
+from codecraft_pool._aio import finish
 
 AGENTS = ("naive", "human", "scripted", "model", "model-tools", "langchain")
 _MODELS = ("model", "model-tools", "langchain")
@@ -159,14 +160,22 @@ async def run_agent_demo(options: AgentDemoOptions, console: Console) -> int:
         make_agent = _maker(options, stage, client)
         teacher = ModelTeacher(client) if client is not None and options.teacher else None
         envs = await _open(options, stage, teacher, len(plans), console, stack)
-        batch = await run_episodes(envs, make_agent, plans, on_result=lambda result: _tell(result, console))
+        done: dict[str, EpisodeResult] = {}
+
+        def tell(result: EpisodeResult) -> None:
+            done[result.plan.name] = result
+            _tell(result, console)
+
+        try:
+            batch = await run_episodes(envs, make_agent, plans, on_result=tell)
+        finally:  # Ctrl-C too: what was played has been paid for
+            if options.json_path is not None:
+                played = [done[plan.name] for plan in plans if plan.name in done]
+                await finish(asyncio.to_thread(_write, options.json_path, played))
     console.print(_table(stage, batch.results))
     if client is not None:
         usage = client.stats().usage
         _say(console, f"tokens: {usage.prompt_tokens} of prompts, {usage.completion_tokens} of answers")
-    if options.json_path is not None:
-        content = orjson.dumps([asdict(result) for result in batch.results], option=orjson.OPT_INDENT_2)
-        await asyncio.to_thread(options.json_path.write_bytes, content)
     return _status(options, batch)
 
 
@@ -220,6 +229,10 @@ async def _open(
     for env in envs:
         stack.push_async_callback(env.aclose)
     return envs
+
+
+def _write(path: Path, results: Sequence[EpisodeResult]) -> None:
+    path.write_bytes(orjson.dumps([asdict(result) for result in results], option=orjson.OPT_INDENT_2))
 
 
 def _tell(result: EpisodeResult, console: Console) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -35,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done. 1: it went wrong, and a line on stderr says how. 2: the command line makes no sense. 130 and 143: Ctrl-C
     and SIGTERM, after everything was closed.
     """
+    _keep_standard_streams()
     args = _parser().parse_args(argv)
     work = {
         "demo": _demo,
@@ -50,11 +53,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PoolError, CurriculumError, EpisodeError, LlmError) as error:
         return _complain(args.command, str(error))
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # where to, stdout or a file, the error does not say
+            return _complain(args.command, f"what came of it cannot be written: {error.strerror}")
         if error.filename is None:  # no file that the user named: a fault of the program's own
             raise
         return _complain(args.command, f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:  # in the moments in which no event loop runs
         return 128 + signal.SIGINT
+
+
+def _keep_standard_streams() -> None:
+    """Put nothing in the place of standard streams that are closed: else the next socket would be one of them."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            setattr(sys, name, open(descriptor, "r" if descriptor == 0 else "w", closefd=False))
 
 
 def _complain(command: str, message: str) -> int:

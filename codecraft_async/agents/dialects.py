@@ -14,7 +14,8 @@ from codecraft_async.agents.agent import SUBMIT
 from codecraft_async.agents.errors import MalformedAnswer
 from codecraft_async.llm import MalformedArguments, Tool, ToolCall
 
-_FENCE: Final = re.compile(r" {0,3}(`{3,}|~{3,})[ \t]*([^`\n]*)")
+# What is matched is not given back: else a long line of spaces or tildes would take quadratic time.
+_FENCE: Final = re.compile(r" {0,3}(`{3,}+|~{3,}+)[ \t]*+([^`\n]*+)")
 
 
 class Dialect(Protocol):
@@ -200,7 +201,7 @@ def json_objects(text: str) -> list[dict[str, Any]]:
         tries += 1
         try:
             value, start = decoder.raw_decode(text, start)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # a number may have more digits than Python reads
             start += 1
         else:
             found.append(value)

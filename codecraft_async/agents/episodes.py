@@ -120,8 +120,9 @@ async def run_episode(
 ) -> EpisodeResult:
     """Play one episode to its end, *limit_s* seconds at most.
 
-    What goes wrong with the agent, its model or the sandbox is a result, not an exception, and so is a task whose
-    set-up fails. Cancellation ends the step under way; the environment can be reset.
+    What goes wrong with the agent (`AgentError`), its model (`LlmError`) or the sandbox is a result, not an exception,
+    and so is a task whose set-up fails; whatever else an agent raises is a mistake in its code and comes as it is.
+    Cancellation ends the step under way; the environment can be reset.
 
     Raises:
         LaunchError: No sandbox can be had: later episodes would fare no better.

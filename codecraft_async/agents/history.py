@@ -9,7 +9,7 @@ from typing import Final
 from codecraft_async.llm import Message
 
 _LEAST_TOKENS: Final = 64
-_CHARS_PER_TOKEN: Final = 3
+_BYTES_PER_TOKEN: Final = 3
 _CUT: Final = "\n[... cut here to fit ...]\n"
 
 
@@ -62,11 +62,12 @@ def shortened(message: Message, max_tokens: int) -> Message:
     """
     if message.tokens <= max_tokens:
         return message
-    room = max(0, _CHARS_PER_TOKEN * max_tokens - len(_CUT)) // 2
-    if len(message.content) <= 2 * room:  # few characters of many bytes
-        room = len(message.content) // 4
-    head, tail = message.content[:room], message.content[len(message.content) - room :]
-    return replace(message, content=head + _CUT + tail) if message.content else message
+    data = message.content.encode("utf-8", "replace")
+    room = max(0, _BYTES_PER_TOKEN * max_tokens - len(_CUT)) // 2
+    if len(data) <= 2 * room + len(_CUT):  # it is the calls that take so many
+        return message
+    head, tail = data[:room].decode("utf-8", "ignore"), data[len(data) - room :].decode("utf-8", "ignore")
+    return replace(message, content=head + _CUT + tail)
 
 
 __all__ = ["History", "shortened"]

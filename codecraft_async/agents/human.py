@@ -11,6 +11,7 @@ from codecraft_async.agents.agent import SUBMIT
 from codecraft_async.agents.errors import AgentLeft
 
 _END: Final = "."
+_STDIN: Final = 0
 _CHUNK_BYTES: Final = 1 << 16
 _MAX_LINE_BYTES: Final = 1 << 20
 _RULE: Final = "-" * 72
@@ -63,7 +64,7 @@ class HumanAgent:
         output: TextIO | None = None,
         last_words: tuple[str, ...] = (SUBMIT,),
     ) -> None:
-        self._lines = Lines(sys.stdin.fileno() if descriptor is None else descriptor)
+        self._lines = Lines(_STDIN if descriptor is None else descriptor)
         self._output = output or sys.stdout
         self._last_words = last_words
 

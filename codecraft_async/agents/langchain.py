@@ -7,10 +7,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, Unpack
-
-import orjson
 
 from codecraft_async.agents.errors import AgentFailed
 from codecraft_async.agents.model import ModelAgent
@@ -194,7 +193,7 @@ def reply_of(answer: AIMessage, messages: Sequence[Message], tools: Sequence[Too
 
 def _calls_of(answer: AIMessage) -> tuple[ToolCall, ...]:
     calls = [
-        ToolCall(call["id"] or f"call_{number}", call["name"], orjson.dumps(call["args"]).decode())
+        ToolCall(call["id"] or f"call_{number}", call["name"], _as_json(call["args"]))
         for number, call in enumerate(answer.tool_calls)
     ]
     calls += [
@@ -202,6 +201,10 @@ def _calls_of(answer: AIMessage) -> tuple[ToolCall, ...]:
         for number, call in enumerate(answer.invalid_tool_calls)
     ]
     return tuple(calls)
+
+
+def _as_json(arguments: dict[str, Any]) -> str:
+    return json.dumps(arguments, default=str, ensure_ascii=False, separators=(",", ":"))
 
 
 def _answer_of(reply: ChatReply) -> AIMessage:

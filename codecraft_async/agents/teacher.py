@@ -31,6 +31,8 @@ _SHOWN_TURNS: Final = 30
 _SHOWN_CHARS: Final = 2_000
 _MAX_COMMENTS_CHARS: Final = 2_000
 _MAX_COMMAND_CHARS: Final = 20_000
+_MAX_HASHED_BYTES: Final = 256 << 20
+_MAX_LISTED_BYTES: Final = 16 << 20
 _logger = logging.getLogger(__name__)
 
 _ROLE: Final = """\
@@ -98,7 +100,7 @@ class ModelTeacher:
 
     The model scores from 0 to 10, as gym-codecraft's did; the `Grade` has a tenth of that, and the comments as its
     reason. *cache* keeps verdicts: equal work at an equal task, after an equal *transcript* if that is shown, is then
-    graded once. *model_name* is part of what they are kept under.
+    graded once, unless it is more than 256 MiB. *model_name* is part of what they are kept under.
 
     Args:
         model: A `ChatClient`, whose retries, limits and budget hold for the teacher as well.
@@ -153,9 +155,9 @@ class ModelTeacher:
         """
         await sandbox.end_processes(keep_system=False)
         question = self._question(task, transcript)
-        if self._cache is None:
+        key = None if self._cache is None else await self._key(sandbox, question)
+        if self._cache is None or key is None:
             return (await self._examine(sandbox, question, task.id)).grade()
-        key = await self._key(sandbox, question)
         async with self._cache.one_at_a_time(key):
             kept = _kept(await self._cache.get(key))
             if kept is None:
@@ -163,9 +165,19 @@ class ModelTeacher:
                 await self._cache.put(key, {"score": kept.score, "comments": kept.comments})
         return kept.grade()
 
-    async def _key(self, sandbox: Sandbox, question: str) -> str:
-        """Return what a verdict depends on. Times are no part of it: no two runs leave the same."""
-        digest = await sandbox.digest()
+    async def _key(self, sandbox: Sandbox, question: str) -> str | None:
+        """Return what a verdict depends on. Times are no part of it: no two runs leave the same.
+
+        None if the student left more than is read for that; a sparse file has any size for nothing.
+        """
+        try:
+            sizes = await sandbox.digest(contents=False, max_bytes=_MAX_LISTED_BYTES)
+            if sum(each.size for each in sizes.entries.values() if each.kind == "file") > _MAX_HASHED_BYTES:
+                return None
+            digest = await sandbox.digest(max_bytes=_MAX_LISTED_BYTES)
+        except RequestRefused as error:
+            _logger.info("the verdict of %s is not kept: %s", sandbox.id, error)
+            return None
         files = [
             [path, each.kind, each.mode, each.size, each.content, each.target.hex()]
             for path, each in digest.entries.items()
@@ -179,6 +191,7 @@ class ModelTeacher:
         if self._shows_transcript:
             shown = list(transcript)[-_SHOWN_TURNS:]
             turns = "\n".join(f"$ {_cut(turn.action)}\n{_cut(turn.observation)}" for turn in shown)
+            turns = turns.encode("utf-8", "replace").decode()  # what JSON cannot carry is no key either
             parts.append(f"What the student did, the last {len(shown)} of {len(transcript)} turns:\n\n{fenced(turns)}")
         return "\n\n".join(parts)
 

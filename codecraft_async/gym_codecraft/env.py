@@ -94,6 +94,8 @@ class CodeCraftEnv(gymnasium.Env[Observation, str]):
         for name, value in {"max_score": max_score, "command_limit_s": command_limit_s}.items():
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} is {value}; it must be more than 0, or None")
+        if not 0 < grade_limit_s < float("inf"):
+            raise ValueError(f"grade_limit_s is {grade_limit_s}; it must be more than 0")
         chosen = interface_named(interface)
         self.tasks = open_tasks(curriculum, graders=graders, interface=interface)
         self.render_mode = render_mode

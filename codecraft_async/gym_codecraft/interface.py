@@ -104,8 +104,10 @@ class Request:
             InvalidAction: The field is missing, or neither text, nor a whole number, nor null.
         """
         value = self._field("task_id")
-        if value is None or isinstance(value, str):
-            return value
+        if value is None:
+            return None
+        if isinstance(value, str):
+            return whole(value)
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         raise InvalidAction(f"the field 'task_id' must be text, not {_type_name(value)}")
@@ -171,7 +173,12 @@ def parse_action(text: str) -> Request:
     if "action" not in fields:
         raise InvalidAction("'action'")
     action = fields["action"]
-    return Request(action if isinstance(action, str) else json.dumps(action), fields)
+    return Request(whole(action) if isinstance(action, str) else json.dumps(action), fields)
+
+
+def whole(text: str) -> str:
+    """Return *text* with halves of surrogate pairs, which JSON may spell and no file can hold, replaced."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _type_name(value: object) -> str:

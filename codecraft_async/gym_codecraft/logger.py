@@ -101,6 +101,8 @@ class EnvLogger(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._log(f"Observation: {observation['obs'] if isinstance(observation, dict) else observation}")
 
     def _log(self, text: str) -> None:
+        if self._file < 0:
+            raise gymnasium.error.ClosedEnvironmentError(f"{self.path} is closed, and so is the environment")
         now = time.time()
         stamp = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(now))},{int(now % 1 * 1000):03d}"
         data = f"{stamp} - {_LEVEL} - {_escaped(text)}\n".encode()

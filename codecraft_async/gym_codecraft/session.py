@@ -240,7 +240,7 @@ class Session:
             _log.warning("a workspace is not kept in %s: %s", directory, error)
             return
         if left_out:
-            _log.info("%s is without %s", directory, "; ".join(left_out[:20]))
+            _log.info("%s is without %r", directory, left_out[:20])  # their names are the student's
 
     def _welcome(self) -> str:
         ids = list(self._tasks)

@@ -31,6 +31,8 @@ _ACQUIRE_LIMIT_S: Final = 900.0  # an image may have to be pulled first
 _SETUP_LIMIT_S: Final = 60.0
 _SAVED_FILE_BYTES: Final = 64 << 20
 _SAVED_BYTES: Final = 1 << 30  # sparse files take no room in a sandbox and all of their size on the host
+_PATH_MAX: Final = 4096  # of Linux, its final NUL included; a program makes longer ones by going into directories
+_SHOWN_NAME_CHARS: Final = 80
 _TREES: Final = tuple(tree.tree for tree in writable_trees())
 
 
@@ -141,12 +143,16 @@ class Workbench:
         """
         assert self._student_task is not None
         await self.sandbox.end_processes(keep_system=False)
+        limit = asyncio.timeout(self._grade_limit_s)
         try:
-            async with asyncio.timeout(self._grade_limit_s):
+            async with limit:
                 grade: object = await self.teacher.agrade(self.sandbox, self._student_task.task, transcript)
         except SandboxLost:
             raise
         except Exception as exc:  # a teacher is code of users: whatever it raises is a fault, never a reward
+            if limit.expired():
+                said = f"the teacher took longer than {self._grade_limit_s:g} s, its limit (grade_limit_s)"
+                raise GraderFailed(TimeoutError(said), self.sandbox.id) from exc
             raise GraderFailed(exc, self.sandbox.id) from exc
         if not isinstance(grade, Grade):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' code is not all typed
             error = TypeError(f"a teacher must return a Grade, this one returned {grade!r}")
@@ -158,7 +164,8 @@ class Workbench:
 
         Regular files and directories are copied, with nobody's permission bits but the owner's. Left out are links and
         devices, for what a student made is not to reach anything else on the host; files of more than 64 MiB, and all
-        that would make it more than 1 GiB; and what programs that still run take away meanwhile.
+        that would make it more than 1 GiB; what programs that still run take away meanwhile; and paths that the
+        host has no room for.
 
         Raises:
             FileExistsError: *directory* exists.
@@ -179,7 +186,9 @@ class Workbench:
             entry, name = entries[path], path.removeprefix(f"{WORKSPACE}/")
             if {"", ".", ".."} & set(name.split("/")):  # a guest never says so
                 raise RequestRefused(self.sandbox.id, f"save {path!r}", errno.EINVAL, "that is no path of a workspace")
-            if entry.kind == "dir":
+            if len(os.fsencode(directory / name)) >= _PATH_MAX:
+                left_out.append(f"{name[:_SHOWN_NAME_CHARS]}...: the path is too long")
+            elif entry.kind == "dir":
                 await asyncio.to_thread((directory / name).mkdir, exist_ok=True)
             elif entry.kind != "file":
                 left_out.append(f"{name}: a {entry.kind}")

@@ -89,7 +89,10 @@ class DiskCache:
         if hashlib.sha256(content).hexdigest().encode() != head:
             _logger.warning("%s: damaged, and taken as missing", path)
             return None
-        value: object = orjson.loads(content)
+        try:
+            value: object = orjson.loads(content)
+        except orjson.JSONDecodeError:  # whole, and not written by this class
+            return None
         return value if isinstance(value, dict) else None
 
     def _write(self, path: Path, value: dict[str, Any]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Final, Self, Unpack
+from typing import Final, Self, Unpack
 
 import aiohttp
 import orjson
@@ -265,7 +265,7 @@ class ChatClient:
             self.limiter.correct(question.prompt_tokens + question.max_tokens, used.total_tokens)
         return reply
 
-    async def _post(self, body: bytes) -> tuple[int, Any, bytes]:
+    async def _post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         session = self._open()
         status = 0
         try:
@@ -280,7 +280,9 @@ class ChatClient:
                     data += chunk
                     if len(data) > _MAX_REPLY_BYTES:
                         raise MalformedReply(f"it sent more than {_MAX_REPLY_BYTES} bytes", status=status)
-                return status, response.headers, self.endpoint.key.redact(bytes(data))
+                redact = self.endpoint.key.redact
+                headers = {name.title(): redact(text) for name, text in response.headers.items()}
+                return status, headers, redact(bytes(data))
         # What aiohttp raises refers to the request and its headers: nothing of it may be chained to what is raised.
         except TimeoutError:
             raise EndpointSilent(f"no whole answer within {self._attempt_limit_s:g} s", status=status) from None

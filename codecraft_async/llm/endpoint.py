@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ _ESCAPES: Final = {"n": "\n", "t": "\t", "r": "\r"}
 class Secret:
     """A key that no `repr`, log line, error or pickle shows; `reveal` gives it to whoever must send it."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("_spellings", "_value")
 
     def __init__(self, value: str) -> None:
         value = value.strip()
@@ -35,6 +36,7 @@ class Secret:
                 "copy it again"
             )
         self._value = value
+        self._spellings = re.compile("".join(map(_spellings, value)).encode())
 
     def reveal(self) -> str:
         """Return the key."""
@@ -60,12 +62,18 @@ class Secret:
     @overload
     def redact(self, text: bytes) -> bytes: ...
     def redact(self, text: str | bytes) -> str | bytes:
-        """Return *text* without the key."""
+        """Return *text* without the key, spelled as it is or with the escapes that JSON allows in a text."""
         if not self._value:
             return text
         if isinstance(text, bytes):
-            return text.replace(self._value.encode(), b"<key>")
-        return text.replace(self._value, "<key>")
+            return self._spellings.sub(b"<key>", text)
+        return self._spellings.sub(b"<key>", text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+
+
+def _spellings(char: str) -> str:
+    """Return the pattern of a character of a key as JSON may spell it, in a text within a text as well."""
+    number = "".join(f"[{digit}{digit.upper()}]" for digit in f"{ord(char):04x}")
+    return rf"(?:\\{{0,8}}{re.escape(char)}|\\{{1,8}}u{number})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +154,9 @@ def read_dotenv(path: Path) -> dict[str, str]:
         LlmConfigurationError: It cannot be read, or a line is no assignment; names the line and never quotes it.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise LlmConfigurationError(f"{path} is no file with lines in it, but a pipe or a device")
             data = file.read(_MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         return {}
@@ -164,6 +174,11 @@ def read_dotenv(path: Path) -> dict[str, str]:
             raise LlmConfigurationError(f"{path}, line {number}: expected NAME=value")
         variables[match[1]] = _value(match[2], f"{path}, line {number}")
     return variables
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file, and wait for nobody, should it be a pipe that lies there."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _value(text: str, where: str) -> str:

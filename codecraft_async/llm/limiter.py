@@ -66,6 +66,12 @@ class Bucket:
         if not math.isinf(self._per_s):
             self._level = min(self._capacity, self._level - amount)
 
+    def correct(self, amount: float) -> None:
+        """Take *amount* more than was thought. It is owed for a minute at most: then the endpoint has forgotten it."""
+        if not math.isinf(self._per_s):
+            least = min(self._level, -60.0 * self._per_s)
+            self._level = max(least, min(self._capacity, self._level - amount))
+
     def _fill(self, now: float) -> None:
         passed_s = now - self._filled_at
         self._filled_at = now
@@ -113,7 +119,7 @@ class Limiter:
 
     def correct(self, estimated: int, used: int) -> None:
         """Take into account that a call used *used* tokens, where *estimated* had been taken for it."""
-        self._tokens.take(used - estimated)
+        self._tokens.correct(used - estimated)
         if self._loop is not None:
             self._let_in()
 

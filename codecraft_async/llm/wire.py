@@ -33,6 +33,7 @@ from codecraft_async.llm.messages import (
 
 _SHOWN_CHARS: Final = 300
 _MAX_TOKENS_COUNTED: Final = 1 << 40
+_MAX_CALLS: Final = 128
 _TOO_LONG: Final = ("context_length_exceeded", "string_above_max_length")
 _TOO_LONG_TEXTS: Final = ("maximum context length", "context window", "context length", "prompt is too long")
 
@@ -149,6 +150,8 @@ def _calls_of(message: Mapping[str, Any]) -> tuple[ToolCall, ...]:
     calls = message.get("tool_calls") or ()
     if not isinstance(calls, list | tuple):
         raise MalformedReply("the tool calls of its message are no list", status=200)
+    if len(calls) > _MAX_CALLS:
+        raise MalformedReply(f"it sent {len(calls)} tool calls in one message, more than {_MAX_CALLS}", status=200)
     return tuple(_call_of(call, number) for number, call in enumerate(calls))
 
 
@@ -174,13 +177,15 @@ def _usage_of(
 ) -> Usage:
     if isinstance(usage, dict):
         prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-        if prompt is not None and completion is not None:
+        if prompt and completion is not None:  # no prompt takes 0 tokens: a server that says so does not count
             return Usage(prompt, completion)
     return estimate_usage(messages, tools, text, calls)
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and 0 <= value < _MAX_TOKENS_COUNTED else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value < _MAX_TOKENS_COUNTED else None
 
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> EndpointError:
@@ -242,7 +247,7 @@ def wait_of(headers: Mapping[str, str], *, now: Callable[[], float] = time.time)
         except ValueError:
             try:
                 wait_s = parsedate_to_datetime(text).timestamp() - now()
-            except ValueError:
+            except (ValueError, OverflowError):
                 continue
         if math.isfinite(wait_s):
             return max(0.0, wait_s)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 
 from codecraft_async.cli import main
 from tests.agents.chats import sh
-from tests.llm.openai_server import KEY, Asked, Behaviour, OpenAIServer, calls, fails, says
+from tests.llm.openai_server import KEY, Asked, Behaviour, OpenAIServer, calls, fails, says, slowly
 
 EXPERT = "printf 'print(\"Hello, World!\")\\n' > hello.py"
 
@@ -148,6 +150,31 @@ def test_agents_without_a_model(agent: str, said: str, tmp_path: Path) -> None:
     ended = demo(tmp_path, "--agent", agent, key="")
     assert (0, "") == (ended.returncode, ended.stderr)
     assert said in ended.stdout and "tokens" not in ended.stdout
+
+
+def test_what_was_played_until_ctrl_c_is_written(tmp_path: Path) -> None:
+    """It has been paid for."""
+    requests: list[Asked] = []
+
+    async def once(request: Any, asked: Asked) -> Any:
+        requests.append(asked)
+        return await (says(sh("submit")) if len(requests) == 1 else slowly(says("late"), 30.0))(request, asked)
+
+    words = ["demo", "--backend", "local", "--task", "hello-world", "--episodes", "2", "--num-envs", "1"]
+    with serving(once) as server:
+        words += ["--agent", "model", "--model", "m", "--base-url", server.base_url, "--json", "out.json"]
+        key = os.environ | {"OPENAI_API_KEY": KEY}
+        playing = subprocess.Popen([sys.executable, "-m", "codecraft_async", *words], cwd=tmp_path, env=key)
+        try:
+            for _ in range(600):
+                if len(requests) == 2 or playing.poll() is not None:
+                    break
+                time.sleep(0.05)
+            playing.send_signal(signal.SIGINT)
+            assert 128 + signal.SIGINT == playing.wait(30)
+        finally:
+            playing.kill()
+    assert ["hello-world/0"] == [each["plan"]["name"] for each in json.loads((tmp_path / "out.json").read_text())]
 
 
 def test_a_human_plays_and_leaves(tmp_path: Path) -> None:

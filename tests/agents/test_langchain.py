@@ -176,6 +176,12 @@ def test_messages_there_and_back(message: Message) -> None:
     assert message == from_langchain(to_langchain(message))
 
 
+def test_arguments_that_are_no_ordinary_numbers() -> None:
+    """Whatever a provider's package makes of what the model wrote is passed on, for the agent to refuse."""
+    (call,) = reply_of(wish("run", command=10**40, more=float("nan")), [], ()).tool_calls
+    assert f'{{"command":{10**40},"more":NaN}}' == call.arguments
+
+
 def test_tokens_that_nobody_counted_are_estimated() -> None:
     """And the usage says so."""
     usage = reply_of(AIMessage("Hello."), [Message("user", "Say hello.")], ()).usage

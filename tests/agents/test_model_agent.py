@@ -213,11 +213,18 @@ def test_fences(text: str, blocks: list[str]) -> None:
     assert blocks == fenced_blocks(text)
 
 
+@pytest.mark.parametrize("line", ["```" + " " * 10_000_000 + "`", "~" * 10_000_000 + "`", " " * 10_000_000 + "`"])
+def test_a_long_line_that_is_no_fence(line: str) -> None:
+    """It takes no time worth speaking of: with quadratic time it would be days."""
+    assert [] == fenced_blocks(line)
+
+
 def test_json_in_a_text() -> None:
     """Only the outermost objects; a text of braces takes no time."""
     assert [{"a": {"b": 1}}, {}] == json_objects('x {"a": {"b": 1}} y {z {} "')
     assert [] == json_objects("{" * 100_000)
     assert [] == json_objects('{"a":' * 100_000)
+    assert [{"a": 1}] == json_objects(f'{{"a": {"1" * 5000}}} {{"a": 1}}')
 
 
 def test_a_long_message_keeps_head_and_tail() -> None:
@@ -225,8 +232,18 @@ def test_a_long_message_keeps_head_and_tail() -> None:
     short = shortened(Message("user", "head" + "x" * 10_000 + "tail"), 100)
     assert short.content.startswith("head") and short.content.endswith("tail") and "[... cut here" in short.content
     assert 130 > short.tokens
-    call = Message("assistant", "", (ToolCall("1", "run", "x" * 10_000),))
-    assert call == shortened(call, 100)
+    for said in ("", "I run it."):
+        call = Message("assistant", said, (ToolCall("1", "run", "x" * 10_000),))
+        assert call == shortened(call, 100)
+
+
+@pytest.mark.parametrize("char", ["é", "語", "🦀"])
+def test_a_long_message_of_many_bytes_is_cut_as_short(char: str) -> None:
+    """Tokens go by bytes; no character is cut in two."""
+    short = shortened(Message("user", char * 10_000), 100)
+    assert 110 > short.tokens and {char} == set(
+        short.content.replace("[... cut here to fit ...]", "").replace("\n", "")
+    )
 
 
 def test_the_last_turn_is_always_there() -> None:

@@ -234,6 +234,28 @@ async def test_equal_work_is_graded_once(sandbox: Sandbox, tmp_path: Path) -> No
         assert 4 == len(server.asked)
 
 
+async def test_work_of_any_size_is_graded(tmp_path: Path) -> None:
+    """A sparse file would take minutes to read, and a list of very many files does not fit: no verdict is kept then."""
+    async with LocalLauncher() as launcher, OpenAIServer(otherwise=calls(grade(9))) as server:
+        sandbox = await launcher.start(SandboxSpec())
+        try:
+            await sandbox.restore()
+            await sandbox.run("truncate -s 100G big")
+            async with client_of(server) as client:
+                teacher = ModelTeacher(client, cache=DiskCache(tmp_path))
+                assert 0.9 == (await teacher.agrade(sandbox, TASK, [])).score
+        finally:
+            sandbox.close()
+    assert not kept(tmp_path)
+
+
+async def test_a_transcript_with_halves_of_surrogate_pairs_is_a_key_too(sandbox: Sandbox, tmp_path: Path) -> None:
+    """An action may be any text of Python's."""
+    async with OpenAIServer(otherwise=calls(grade(9))) as server, client_of(server) as client:
+        teacher = ModelTeacher(client, cache=DiskCache(tmp_path), shows_transcript=True)
+        assert 0.9 == (await teacher.agrade(sandbox, TASK, [Turn("\ud800", "")])).score
+
+
 async def test_a_forged_file_in_the_cache_is_no_verdict(sandbox: Sandbox, tmp_path: Path) -> None:
     """A verdict out of bounds is asked for again."""
     async with OpenAIServer(otherwise=calls(grade(9))) as server, client_of(server) as client:

@@ -284,3 +284,27 @@ def test_images_without_a_daemon(capsys: pytest.CaptureFixture[str], monkeypatch
     """One line says so."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent")
     assert one_line(["images", "list"], capsys).startswith("codecraft images: no container daemon answers")
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
+def test_standard_streams_that_are_closed(closed: str, tmp_path: Path) -> None:
+    """They are taken for empty, and no socket takes their place."""
+    words = [sys.executable, "-m", "codecraft_async", "demo", "--backend", "local", "--agent", "human", "--json", "out"]
+    ended = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *words, "--task", "hello-world"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert (0, "", "[]") == (ended.returncode, ended.stderr, (tmp_path / "out").read_text())
+
+
+def test_output_that_there_is_no_room_for() -> None:
+    """One line says so."""
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "codecraft_async", "tasks", "list"]
+        ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert "codecraft tasks: what came of it cannot be written: No space left on device\n" == ended.stderr
+    assert 1 == ended.returncode

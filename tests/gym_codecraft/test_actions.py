@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -191,7 +192,8 @@ async def test_actions_of_strange_names_are_unknown() -> None:
     """Also where the name is no text, or one that an object of Python has."""
     env = fake_env()
     await env.areset(task_id="answer")
-    for action, said in ((None, "null"), (["start"], '["start"]'), ("__class__", "__class__"), ("Submit", "Submit")):
+    odd = ((None, "null"), (["start"], '["start"]'), ("__class__", "__class__"), ("Submit", "Submit"), ("\ud800", "?"))
+    for action, said in odd:
         observation, reward, *_ = await env.astep(json.dumps({"action": action}))
         assert (f"Unknown action: {said}", -1.0) == (observation["obs"], reward)
     await env.aclose()
@@ -410,6 +412,23 @@ async def test_a_copy_of_a_workspace_is_bounded(tmp_path: Path, monkeypatch: pyt
         assert ["f3: too large", "huge: too large"] == await env.asave_workspace(tmp_path / "copy")
         assert ["f1", "f2", "z"] == sorted(os.listdir(tmp_path / "copy"))
         await env.aclose()
+
+
+async def test_paths_that_are_too_long_for_the_host_are_left_out(tmp_path: Path) -> None:
+    """A program makes them by going into directory after directory; the grade is given, and the rest is kept."""
+    deep = "import os\nfor _ in range(30): os.mkdir('d' * 200); os.chdir('d' * 200)\nopen('f', 'w')"
+    async with open_backend("local") as launcher:
+        env = CodeCraftEnv(
+            curriculum=Curriculum([make_task(workspace=Workspace({}))]), backend=launcher, keep_workspaces=tmp_path
+        )
+        await env.areset(task_id="answer")
+        await act(env, "command", command=f'python3 -c "{deep}"; printf 42 > answer')
+        (left_out, *_) = await env.asave_workspace(tmp_path / "copy")
+        said, reward = await act(env, "submit")
+        await env.aclose()
+    assert (10.0, True) == (reward, "The score is: 10." in said)
+    assert re.fullmatch("d{80}...: the path is too long", left_out)
+    assert ["42", "42"] == [path.read_text() for path in tmp_path.glob("*/answer")]  # noqa: ASYNC240
 
 
 async def test_a_workspace_that_cannot_be_kept_costs_no_grade(tmp_path: Path) -> None:

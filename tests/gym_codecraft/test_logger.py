@@ -53,6 +53,15 @@ def test_what_is_done_is_in_the_log(tmp_path: Path) -> None:
     ] == lines_of(path)
 
 
+def test_a_logger_that_is_closed_says_so(tmp_path: Path) -> None:
+    """As the environment itself does."""
+    env = EnvLogger(fake_env(), tmp_path / "env.log")
+    env.reset()
+    env.close()
+    with pytest.raises(gymnasium.error.ClosedEnvironmentError, match=r"env\.log is closed, and so is the environm"):
+        env.step("ls")
+
+
 @pytest.mark.anyio
 async def test_the_asynchronous_face_is_logged_as_well(tmp_path: Path) -> None:
     """Also in a vector environment; the log goes on where an older one ended."""

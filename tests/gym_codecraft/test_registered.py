@@ -216,6 +216,7 @@ async def _reset(env: CodeCraftEnv) -> None:
         ({"interface": "newer"}, "interface is 'newer'; it must be 'new' or 'old'"),
         ({"max_score": 0.0}, "max_score is 0.0; it must be more than 0"),
         ({"command_limit_s": float("inf")}, "command_limit_s is inf"),
+        ({"grade_limit_s": 0.0}, "grade_limit_s is 0.0; it must be more than 0"),
         ({"max_episode_steps": 0}, "max_episode_steps is 0"),
         ({"render_mode": "rgb_array"}, "render_mode is 'rgb_array'"),
     ],

@@ -69,11 +69,12 @@ async def test_a_transcript_is_of_one_task_and_bounded() -> None:
 
 
 async def test_a_teacher_that_takes_too_long_is_a_fault() -> None:
-    """Of the grader's kind; there is no reward."""
+    """Of the grader's kind, which says what the limit is; there is no reward."""
     env = fake_env(teacher=Recites(Grade(1.0), wait_s=999.0), grade_limit_s=0.01)
     await env.areset(task_id="answer")
     _, reward, _, truncated, info = await env.astep('{"action": "submit"}')
     assert (0.0, True, "grader") == (reward, truncated, info["fault"]["kind"])
+    assert "TimeoutError: the teacher took longer than 0.01 s, its limit (grade_limit_s)" == info["fault"]["message"]
     await env.aclose()
 
 

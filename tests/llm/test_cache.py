@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from pathlib import Path
 
@@ -86,6 +87,17 @@ async def test_a_damaged_file_counts_as_missing(
         assert not (await client.chat(HELLO)).is_cached
         assert (await client.chat(HELLO)).is_cached
     assert 1 == caplog.text.count("damaged, and taken as missing")
+
+
+@pytest.mark.parametrize("content", [b"no JSON", b"[]", b'{"text": "forged"}'])
+async def test_a_forged_file_counts_as_missing(content: bytes, tmp_path: Path) -> None:
+    """Though its hash is right."""
+    async with OpenAIServer() as server, client_of(server, tmp_path) as client:
+        await client.chat(HELLO)
+        (path,) = kept(tmp_path)
+        path.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+        assert not (await client.chat(HELLO)).is_cached
+        assert (await client.chat(HELLO)).is_cached
 
 
 async def test_a_folder_that_cannot_be_written_costs_no_answer(

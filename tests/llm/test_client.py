@@ -126,6 +126,12 @@ def test_arguments_that_are_no_object(arguments: str) -> None:
         pytest.param(sends({"choices": [7]}), MalformedReply, "choices is no object", id="odd-choice"),
         pytest.param(sends(completion({"content": 3})), MalformedReply, "is no text", id="odd-content"),
         pytest.param(sends(completion({"tool_calls": [{}]})), MalformedReply, "tool call 0 has no", id="odd-call"),
+        pytest.param(
+            sends(completion({"tool_calls": [{"function": {"name": "run"}}] * 129})),
+            MalformedReply,
+            "it sent 129 tool calls in one message, more than 128",
+            id="calls-without-end",
+        ),
         pytest.param(sends({"error": {"message": "upstream"}}), MalformedReply, "as a success: upstream", id="error"),
     ],
 )
@@ -270,11 +276,20 @@ async def test_a_budget_ends_calls_with_a_clear_error() -> None:
     assert 1 == len(server.asked)
 
 
-async def test_a_server_that_does_not_count() -> None:
-    """The tokens are estimated, and the usage says so."""
-    without = completion({"role": "assistant", "content": "Hello."})
-    del without["usage"]
-    async with OpenAIServer(sends(without)) as server, client_of(server) as client:
+@pytest.mark.parametrize(
+    "counted",
+    [
+        None,
+        {"prompt_tokens": 0, "completion_tokens": 0},
+        {"prompt_tokens": -10, "completion_tokens": 5},
+        {"prompt_tokens": True, "completion_tokens": 5},
+        {"prompt_tokens": 10, "completion_tokens": 1 << 62},
+    ],
+)
+async def test_a_server_that_does_not_count(counted: object) -> None:
+    """The tokens are estimated, and the usage says so: no budget is kept with numbers that cannot be."""
+    counts = completion({"role": "assistant", "content": "Hello."}, usage=counted)
+    async with OpenAIServer(sends(counts)) as server, client_of(server) as client:
         usage = (await client.chat(HELLO)).usage
     assert (True, 2) == (usage.is_estimate, usage.completion_tokens)
 
@@ -307,6 +322,33 @@ async def test_the_key_shows_itself_nowhere(caplog: pytest.LogCaptureFixture) ->
     told += repr(client) + repr(client.endpoint) + repr(client.stats())
     assert KEY not in told and KEY[:-4] not in told
     assert caught.value.__cause__ is None
+
+
+def escaped(key: str) -> str:
+    """The key as JSON may spell it."""
+    return "".join(f"\\u{ord(char):04X}" if char == "-" else char for char in key)
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["in a text", "in a text within a text"])
+async def test_the_key_does_not_come_back_in_an_answer(times: int) -> None:
+    """Though the server spells it with escapes, in the text and in the arguments of a call."""
+    spelt = escaped(KEY).replace("\\", "\\" * times)
+    function = f'{{"name": "run", "arguments": "{spelt}"}}'
+    message = f'{{"role": "assistant", "content": "so: {spelt}.", "tool_calls": [{{"function": {function}}}]}}'
+    script = (sends_text(f'{{"error": {{"message": "{spelt}"}}}}', status=500),)
+    async with OpenAIServer(*script, otherwise=sends_text(f'{{"choices": [{{"message": {message}}}]}}')) as server:
+        async with client_of(server, retry=RetryPolicy(first_wait_s=0.0)) as client:
+            reply = await client.chat(HELLO)
+    assert ("so: <key>.", "<key>") == (reply.text, reply.tool_calls[0].arguments)
+
+
+async def test_a_redirection_is_not_followed_and_shows_no_piece_of_the_key() -> None:
+    """Where it leads is told; the key is in it, where the text is cut."""
+    leads = sends({}, status=307, headers={"location": f"http://127.0.0.1:9/{'x' * 265}{KEY}"})
+    async with OpenAIServer(leads) as server, client_of(server) as client:
+        with pytest.raises(RequestRejected, match=r"redirects to http://127\.0\.0\.1:9/x+<key>: give") as caught:
+            await client.chat(HELLO)
+    assert KEY[:4] not in str(caught.value)
 
 
 async def test_a_wrong_key() -> None:

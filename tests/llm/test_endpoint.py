@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import pickle
 from pathlib import Path
 
@@ -49,7 +50,10 @@ def test_a_line_that_is_none_is_named_and_not_quoted(line: str, tmp_path: Path) 
 
 
 def test_a_file_that_is_no_such_file(tmp_path: Path) -> None:
-    """A directory, and something huge."""
+    """A directory, something huge, and a pipe, which nobody waits for."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LlmConfigurationError, match="pipe is no file with lines in it, but a pipe or a device"):
+        read_dotenv(tmp_path / "pipe")
     with pytest.raises(LlmConfigurationError, match="cannot be read: Is a directory"):
         read_dotenv(tmp_path)
     (tmp_path / "huge").write_bytes(b"A=1\n" * 20_000)
@@ -133,6 +137,7 @@ def test_a_key_that_no_header_can_carry(key: str) -> None:
         ({"Retry-After": "Thu, 01 Jan 1970 00:00:01 GMT"}, 0.0),
         ({"Retry-After": "-5"}, 0.0),
         ({"Retry-After": "soon"}, None),
+        ({"Retry-After": f"Mon, 01 Jan {'9' * 30} 00:00:00 GMT"}, None),
         ({"Retry-After": "nan"}, None),
         ({"Retry-After": "inf"}, None),
     ],

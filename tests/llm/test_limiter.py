@@ -69,6 +69,19 @@ def test_a_call_larger_than_the_bucket_comes_in_and_later_ones_pay() -> None:
     assert 0.0 == bucket.wait_s(0.0, 10.0)
 
 
+def test_what_was_counted_too_late_is_owed_for_a_minute_at_most() -> None:
+    """A number that cannot be does not hold up everybody for years; nor does it forgive what was owed before."""
+    bucket = Bucket(60.0, burst_s=10.0)
+    assert 0.0 == bucket.wait_s(0.0, 5.0)
+    bucket.correct(1e12)
+    assert pytest.approx(61.0) == bucket.wait_s(0.0, 1.0)
+    bucket.take(100.0)
+    bucket.correct(1e12)
+    assert pytest.approx(161.0) == bucket.wait_s(0.0, 1.0)
+    bucket.correct(-1e12)
+    assert 0.0 == bucket.wait_s(0.0, 10.0)
+
+
 async def test_lines_take_turns() -> None:
     """An episode that asks for many answers at once does not hold up one that asks for one."""
     calls = Calls(Limiter(RateLimits(max_concurrency=1)))

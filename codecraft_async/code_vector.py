@@ -10,21 +10,20 @@ from gymnasium.vector import AutoresetMode
 
 from codecraft_async._choice import choose_tasks
 from codecraft_async._loop import LoopThread
+from codecraft_async._pooled_vector import PooledVectorEnv
 from codecraft_async._recovery import Recovery
 from codecraft_async._rules import RuleOptions, Rules
 from codecraft_async._shaping import grading_sandboxes
 from codecraft_async._track import Track, curriculum_source, open_recorder
-from codecraft_async._vector_round import Call
 from codecraft_async.env import RESET_LIMIT_S, CodeEnv
 from codecraft_async.recorder import Recorder
 from codecraft_async.runtime import PROVE_EVERY, Runtime
 from codecraft_async.sampling import make_samplers
-from codecraft_async.vector import AsyncioVectorEnv
 from codecraft_curriculum import Curriculum, Sampler
 from codecraft_pool import ImageProgress, Launcher
 
 
-class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
+class CodeVectorEnv(PooledVectorEnv):
     """`num_envs` `CodeEnv`s over one pool of as many sandboxes, started together at the first reset.
 
     Observations are a tuple of `num_envs` strings, actions likewise; rewards float64, terminations and truncations
@@ -104,31 +103,13 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
             background_resets=background_resets,
             batch_size=batch_size,
         )
-        self._warm = False
-
-    async def _before_reset(self) -> None:
-        """Start the sandboxes, before the first reset.
-
-        Raises:
-            LaunchError: They cannot be started; says why and what to do.
-        """
-        if self._warm:
-            return
-        outcome = await self._perform("start of the sandboxes", [Call(0, self.runtime.prewarm, True)])
-        if outcome.cancelled is None and self._closer is None and outcome.failures:
-            raise outcome.failures[0]  # which no single environment is to blame for
-        self._deliver(outcome, "reset")
-        self._warm = True
 
     async def _close_all(self) -> None:
         try:
             await super()._close_all()
         finally:
-            try:
-                if self._own_recorder is not None:
-                    self._own_recorder.close()
-            finally:
-                await self.runtime.aclose()
+            if self._own_recorder is not None:
+                self._own_recorder.close()
 
 
 __all__ = ["CodeVectorEnv"]

@@ -21,6 +21,8 @@ Importing this registers the environments:
     wrapper, which truncates without a word in ``info["truncation"]``; ``CodeEnv(max_episode_steps=...)`` says it.
 ``gym_codecraft/CodeCraft-v0``
     gym-codecraft's environment, `gym_codecraft.CodeCraftEnv`; with ``gymnasium.make_vec`` many of them over one pool.
+``intercode/Bash-v0``
+    InterCode's bash environment over queries and golds, `intercode.BashEnv`; with ``gymnasium.make_vec`` likewise.
 """
 
 from __future__ import annotations
@@ -49,6 +51,13 @@ gymnasium.register(
     "gym_codecraft/CodeCraft-v0",
     entry_point="codecraft_async.gym_codecraft.env:CodeCraftEnv",
     vector_entry_point="codecraft_async.gym_codecraft.vector:CodeCraftVectorEnv",
+    nondeterministic=True,
+    disable_env_checker=True,
+)
+gymnasium.register(
+    "intercode/Bash-v0",
+    entry_point="codecraft_async.intercode.bash:BashEnv",
+    vector_entry_point="codecraft_async.intercode.bash:BashVectorEnv",
     nondeterministic=True,
     disable_env_checker=True,
 )

@@ -6,6 +6,17 @@
 from __future__ import annotations
 
 from codecraft_async.intercode.base import InterCodeEnv, Preprocess
+from codecraft_async.intercode.bash import BashEnv, BashVectorEnv
+from codecraft_async.intercode.filesystems import FileTree
+from codecraft_async.intercode.golds import Golds
 from codecraft_async.intercode.vector import InterCodeVectorEnv
 
-__all__ = ["InterCodeEnv", "InterCodeVectorEnv", "Preprocess"]
+__all__ = [
+    "BashEnv",
+    "BashVectorEnv",
+    "FileTree",
+    "Golds",
+    "InterCodeEnv",
+    "InterCodeVectorEnv",
+    "Preprocess",
+]

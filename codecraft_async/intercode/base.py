@@ -35,7 +35,7 @@ from codecraft_async.runtime import Runtime
 from codecraft_async.sampling import make_sampler
 from codecraft_async.spaces import Unicode
 from codecraft_curriculum import Dataset, Sampler, TaskLimits, load_dataset
-from codecraft_pool import ImageProgress, Launcher, PoolError
+from codecraft_pool import ImageProgress, Launcher, PoolError, Recipe
 
 __all__ = ["InterCodeEnv", "Preprocess"]
 
@@ -58,7 +58,8 @@ class InterCodeEnv(Episodes, gymnasium.Env[str, str]):
     environment uses one of the two faces.
 
     Args:
-        image_name: The image of the sandboxes; each subclass has one of its own by default.
+        image_name: The image of the sandboxes, or a recipe that makes it, such as a `FileTree`; each subclass has one
+            of its own by default.
         data_path: A file that `load_dataset` reads, or a `Dataset`; None: interactive.
         preprocess: Given a row as a dict, returns actions to be run after each reset.
         traj_dir: A directory that gets a file for each submitted episode, in ``logs_{name}``.
@@ -86,7 +87,7 @@ class InterCodeEnv(Episodes, gymnasium.Env[str, str]):
 
     def __init__(
         self,
-        image_name: str | None = None,
+        image_name: str | Recipe | None = None,
         *,
         data_path: str | Path | Dataset | None = None,
         preprocess: Preprocess | None = None,
@@ -123,7 +124,11 @@ class InterCodeEnv(Episodes, gymnasium.Env[str, str]):
         self._place = self.sandbox_task(image_name, limits)
         self._owns_runtime = runtime is None
         self.runtime = runtime or Runtime(
-            backend, [self._place], max_sandboxes=2 if self.evaluates else 1, progress=progress
+            backend,
+            [self._place],
+            max_sandboxes=2 if self.evaluates else 1,
+            progress=progress,
+            recipes=self.recipes(image_name),
         )
         self._tenant = Tenant(self.runtime, limit_s=reset_limit_s)
         self._sampler = None if self.dataset is None else make_sampler(sampler, self.dataset.curriculum())

@@ -20,7 +20,7 @@ from codecraft_async._tenant import Tenant
 from codecraft_async.intercode.trajectories import save_trajectory
 from codecraft_async.runtime import Runtime, sandbox_spec
 from codecraft_curriculum import Dataset, RandomSource, Record, Sampler, Task, TaskLimits
-from codecraft_pool import RequestRefused, Sandbox, SandboxLost
+from codecraft_pool import Recipe, RequestRefused, Sandbox, SandboxLost
 
 __all__ = ["LOG", "Episodes", "Info", "Preprocess"]
 
@@ -94,11 +94,17 @@ class Episodes:
         """Make ready for an episode a sandbox that is as good as new; a subclass may start here what it needs."""
 
     @classmethod
-    def sandbox_task(cls, image_name: str | None, limits: TaskLimits | None) -> Task:
+    def sandbox_task(cls, image_name: str | Recipe | None, limits: TaskLimits | None) -> Task:
         """Return what kind of sandbox the environment needs, as the task that all its rows are to the pool."""
         image = cls.default_image if image_name is None else image_name
+        image = image if isinstance(image, str) else image.name
         limits = limits or TaskLimits()
         return Task(id=cls.name, instruction=_NOT_GIVEN, image=image, user=cls.user, shell="/bin/bash", limits=limits)
+
+    @staticmethod
+    def recipes(image_name: str | Recipe | None) -> list[Recipe]:
+        """Return the recipe that is given as an image, if one is."""
+        return [] if image_name is None or isinstance(image_name, str) else [image_name]
 
     @classmethod
     def shared_options(cls) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from codecraft_async.intercode.base import InterCodeEnv, open_dataset
 from codecraft_async.runtime import PROVE_EVERY, Runtime
 from codecraft_async.sampling import make_samplers
 from codecraft_curriculum import Dataset, Sampler, TaskLimits
-from codecraft_pool import ImageProgress, Launcher
+from codecraft_pool import ImageProgress, Launcher, Recipe
 
 __all__ = ["InterCodeVectorEnv"]
 
@@ -41,7 +41,7 @@ class InterCodeVectorEnv(PooledVectorEnv):
         num_envs: int = 1,
         *,
         env: type[InterCodeEnv] | None = None,
-        image_name: str | None = None,
+        image_name: str | Recipe | None = None,
         data_path: str | Path | Dataset | None = None,
         sampler: str | Sampler = "uniform",
         trust_pickle: bool = False,
@@ -70,6 +70,7 @@ class InterCodeVectorEnv(PooledVectorEnv):
             max_sandboxes=num_envs + evaluators,
             progress=progress,
             prove_every=prove_every,
+            recipes=kind.recipes(image_name),
         )
         make = partial(
             kind,

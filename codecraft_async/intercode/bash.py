@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Literal
@@ -25,6 +26,7 @@ __all__ = ["BashEnv", "BashVectorEnv"]
 _BASH: Final = "/bin/bash"
 _HOME: Final = {"HOME": "/root", "USER": "root", "LOGNAME": "root", "PWD": "/"}
 _GOLD_LIMIT_S: Final = 60.0
+_BACKGROUND: Final = re.compile(r"(?<![&>])&(?![&>])")
 _SETTLE_S: Final = 1.0
 _SETTLE_PAUSE_S: Final = 0.01
 _MAX_OUTPUT_BYTES: Final = 8 << 20
@@ -100,7 +102,7 @@ class BashEnv(InterCodeEnv):
             SandboxLost: The sandbox died.
         """
         self._read.update(volatile(action))
-        self._has_background = self._has_background or "&" in action
+        self._has_background = self._has_background or bool(_BACKGROUND.search(action))
         self.info["volatile"] = ",".join(sorted(self._read))
         if self._compat:
             return await self._execute_as_recorded(action)
@@ -153,6 +155,7 @@ class BashEnv(InterCodeEnv):
 
     async def get_reward(self) -> tuple[float, dict[str, Any]]:
         """Compare files and the last output with the gold's."""
+        info: dict[str, Any]
         command = self._gold_command()
         outcome = await self._gold_outcome(command)
         if self._has_background:
@@ -209,7 +212,7 @@ class BashEnv(InterCodeEnv):
             shell = await _open_shell(sandbox)  # as the agent's commands, with the same texts in the shell's errors
             ran = await shell.run(command, limit_s=_GOLD_LIMIT_S, max_output_bytes=_MAX_OUTPUT_BYTES)
             failed, output = ran.timed_out, decode(ran.stdout)
-        if "&" in command:
+        if _BACKGROUND.search(command):
             await _settle(sandbox, processes=0 if self._compat else 1)
         own = frozenset(path for path, entry in first.items() if entry.kind == "file")
         return GoldOutcome(output, await changes_of(sandbox, first), failed, began_s, own)

@@ -172,12 +172,12 @@ class Episodes:
     async def _prepare(self) -> None:
         if self._preprocess is None or self.record is None:
             return
-        commands: object = self._preprocess(self.record.as_dict())
-        if not isinstance(commands, list):
+        commands = self._preprocess(self.record.as_dict())
+        if not isinstance(commands, list):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' code is not all typed
             raise TypeError(f"preprocess must return a list of actions, this one returned {commands!r}")
-        for command in commands:  # pyright: ignore[reportUnknownVariableType]
+        for command in commands:
             self.info = self._new_info()
-            said = await self.execute_action(str(command))  # pyright: ignore[reportUnknownArgumentType]
+            said = await self.execute_action(str(command))
             if not self.info["action_executed"]:
                 raise EpisodeError(f"row {self.record.index}: the prepared action {command!r} failed: {said[-500:]}")
 

@@ -23,17 +23,9 @@ from codecraft_pool import DigestEntry
 
 def entry(kind: Any = "file", content: str = "x", mode: int = 0o644, **others: Any) -> DigestEntry:
     """An entry of root's, made long ago."""
-    fields = {
-        "uid": 0,
-        "gid": 0,
-        "size": 1,
-        "mtime_ns": 10**18,
-        "links": 1,
-        "several": 0,
-        "attributes": "",
-        "target": b"",
-    }
-    return DigestEntry(kind=kind, mode=mode, content=content if kind == "file" else "", **{**fields, **others})
+    fields: dict[str, Any] = {"uid": 0, "gid": 0, "size": 1, "mtime_ns": 10**18, "links": 1, "several": 0}
+    fields |= {"attributes": "", "target": b"", **others}
+    return DigestEntry(kind=kind, mode=mode, content=content if kind == "file" else "", **fields)
 
 
 FIRST = {
@@ -153,7 +145,8 @@ def test_the_published_formula() -> None:
 
 def strict(mine: dict[str, Any], gold: dict[str, Any], observation: str, expected: str, **more: Any) -> float:
     """The strict reward."""
-    return strict_reward(mine, gold, observation, expected, **{"command": "find x", "actions": ["true"], **more})[0]
+    arguments: dict[str, Any] = {"command": "find x", "actions": ["true"], **more}
+    return strict_reward(mine, gold, observation, expected, **arguments)[0]
 
 
 def test_the_strict_reward() -> None:

@@ -18,6 +18,7 @@ from codecraft_async.intercode.git_view import IGNORED
 from codecraft_curriculum import TaskFileError
 from codecraft_curriculum.fields import Table, as_table, read_bounded
 from codecraft_pool import DockerDaemon, DockerfileRecipe, ImageProgress, Images
+from codecraft_pool.recipes import builtin_recipes
 
 __all__ = ["FileTree"]
 
@@ -34,6 +35,8 @@ class FileTree:
 
     archive: bytes = field(repr=False)
     base: str = "codecraft/nl2bash"
+    base_digest: str = ""
+    """That of the recipe of *base*, if it has one: another base makes another image."""
 
     @classmethod
     def read(cls, path: Path | str, *, base: str = "codecraft/nl2bash", compat: bool = False) -> FileTree:
@@ -58,7 +61,8 @@ class FileTree:
         members = [_member(file, number, entry) for number, entry in enumerate(entries)]
         if compat:
             members = [*_without_empty_directories(members), *_of_intercode(file.stem)]
-        return cls(_tar(members), base)
+        recipe = builtin_recipes().get(base)
+        return cls(_tar(members), base, "" if recipe is None else recipe.digest())
 
     @property
     def name(self) -> str:
@@ -67,15 +71,16 @@ class FileTree:
 
     def digest(self) -> str:
         """Twelve hexadecimal digits that change with the files."""
-        return hashlib.sha256(self.base.encode() + b"\0" + self.archive).hexdigest()[:12]
+        return hashlib.sha256(f"{self.base}\0{self.base_digest}\0".encode() + self.archive).hexdigest()[:12]
 
     async def build(self, daemon: DockerDaemon, *, progress: ImageProgress) -> None:
         """`name:digest` exists at the daemon, whole; so does *base*. See `Recipe.build`."""
-        await Images(daemon).ensure(self.base, progress=progress)
+        images = Images(daemon)
+        await (images.build if self.base_digest else images.ensure)(self.base, progress=progress)
         # A builder does not unpack an archive in which nothing is.
         lines = f"FROM {self.base}\n" + ("ADD files.tar /\n" if self.archive.strip(b"\0") else "")
         whole = DockerfileRecipe(self.name, lines, {"files.tar": self.archive}, network="none")
-        image = await Images(daemon).make(whole, progress=progress)
+        image = await images.make(whole, progress=progress)
         what = f"name image {self.name}"
         await daemon.call(None, lambda: daemon.client.images.tag(image, self.name, tag=self.digest()), what=what)
 

@@ -27,6 +27,8 @@ Importing this registers the environments:
     as a `CodeCraftVectorEnv`. Its options: `curriculum`, `interface` ("new" or "old"), `teacher`, `graders`,
     `max_score`, `command_limit_s`, `grade_limit_s`, `max_observation_chars`, `keep_workspaces`, and of the above
     `backend`, `runtime`, `max_episode_steps`, `reset_faults`, `progress` and `render_mode`.
+``intercode/Bash-v0``
+    InterCode's bash environment over queries and golds, `intercode.BashEnv`; with ``gymnasium.make_vec`` likewise.
 """
 
 from __future__ import annotations
@@ -55,6 +57,13 @@ gymnasium.register(
     "gym_codecraft/CodeCraft-v0",
     entry_point="codecraft_async.gym_codecraft.env:CodeCraftEnv",
     vector_entry_point="codecraft_async.gym_codecraft.vector:CodeCraftVectorEnv",
+    nondeterministic=True,
+    disable_env_checker=True,
+)
+gymnasium.register(
+    "intercode/Bash-v0",
+    entry_point="codecraft_async.intercode.bash:BashEnv",
+    vector_entry_point="codecraft_async.intercode.bash:BashVectorEnv",
     nondeterministic=True,
     disable_env_checker=True,
 )

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 from gymnasium.vector import AutoresetMode
 
 from codecraft_async._choice import choose_tasks
 from codecraft_async._loop import LoopThread
+from codecraft_async._pooled_vector import PooledVectorEnv
 from codecraft_async._recovery import Recovery
 from codecraft_async._rules import RuleOptions, Rules
 from codecraft_async._shaping import grading_sandboxes
 from codecraft_async._track import Track, curriculum_source, open_recorder
-from codecraft_async._vector_round import Call
 from codecraft_async.env import RESET_LIMIT_S, CodeEnv
 from codecraft_async.recorder import Recorder
 from codecraft_async.runtime import PROVE_EVERY, Runtime
 from codecraft_async.sampling import make_samplers
-from codecraft_async.vector import AsyncioVectorEnv
 from codecraft_curriculum import Curriculum, Sampler
-from codecraft_pool import ImageProgress, Launcher, LaunchError
+from codecraft_pool import ImageProgress, Launcher
 
 
-class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
+class CodeVectorEnv(PooledVectorEnv):
     """`num_envs` `CodeEnv`s over one pool of as many sandboxes, started together at the first reset.
 
     Observations are a tuple of `num_envs` strings, actions likewise; rewards float64, terminations and truncations
@@ -108,52 +106,13 @@ class CodeVectorEnv(AsyncioVectorEnv[tuple[str, ...], tuple[str, ...]]):
             background_resets=background_resets,
             batch_size=batch_size,
         )
-        self._warm = False
-
-    async def _before_reset(self) -> None:
-        """Start the sandboxes, before the first reset.
-
-        Raises:
-            LaunchError: They cannot be started; says why and what to do.
-        """
-        if self._warm:
-            return
-        outcome = await self._perform("start of the sandboxes", [Call(0, self.runtime.prewarm, True)])
-        if outcome.cancelled is None and self._closer is None and outcome.failures:
-            raise outcome.failures[0]  # which no single environment is to blame for
-        self._deliver(outcome, "reset")
-        self._warm = await self._had_any()
-
-    async def _had_any(self) -> bool:
-        return (await self.runtime.pool()).stats().started > 0
-
-    def _reset_call(self, row: int, seed: int | None, options: dict[str, Any] | None) -> Call:
-        call = super()._reset_call(row, seed, options)
-        return call if self._warm else call._replace(function=partial(self._reset_cold, call.function))
-
-    async def _reset_cold(
-        self, reset: Callable[[], Awaitable[tuple[str, dict[str, Any]]]]
-    ) -> tuple[str, dict[str, Any]]:
-        """A reset before any sandbox has been had.
-
-        Raises:
-            LaunchError: None can be; says why.
-        """
-        observation, info = await reset()
-        if "fault" in info and not await self._had_any():
-            raise LaunchError(f"no sandbox could be started: {info['fault']['message']}")
-        self._warm = True
-        return observation, info
 
     async def _close_all(self) -> None:
         try:
             await super()._close_all()
         finally:
-            try:
-                if self._own_recorder is not None:
-                    self._own_recorder.close()
-            finally:
-                await self.runtime.aclose()
+            if self._own_recorder is not None:
+                self._own_recorder.close()
 
 
 __all__ = ["CodeVectorEnv"]

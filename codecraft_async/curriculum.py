@@ -54,6 +54,9 @@ from codecraft_curriculum import (
     CurriculumError as CurriculumError,
 )
 from codecraft_curriculum import (
+    Dataset as Dataset,
+)
+from codecraft_curriculum import (
     Exchange as Exchange,
 )
 from codecraft_curriculum import (
@@ -106,6 +109,9 @@ from codecraft_curriculum import (
 )
 from codecraft_curriculum import (
     RandomSource as RandomSource,
+)
+from codecraft_curriculum import (
+    Record as Record,
 )
 from codecraft_curriculum import (
     Resumable as Resumable,
@@ -171,6 +177,9 @@ from codecraft_curriculum import (
     load_curriculum as load_curriculum,
 )
 from codecraft_curriculum import (
+    load_dataset as load_dataset,
+)
+from codecraft_curriculum import (
     load_gym_codecraft as load_gym_codecraft,
 )
 from codecraft_curriculum import (
@@ -195,6 +204,7 @@ __all__ = [
     "CsvGrader",
     "Curriculum",
     "CurriculumError",
+    "Dataset",
     "Exchange",
     "ExitStatusGrader",
     "FileGrader",
@@ -213,6 +223,7 @@ __all__ = [
     "ProgramGrader",
     "PythonCases",
     "RandomSource",
+    "Record",
     "Resumable",
     "Sampler",
     "SamplerStateError",
@@ -234,6 +245,7 @@ __all__ = [
     "WorkspaceFile",
     "builtin_curriculum",
     "load_curriculum",
+    "load_dataset",
     "load_gym_codecraft",
     "load_task",
 ]

@@ -15,6 +15,7 @@ from codecraft_pool import (
     ImageProgress,
     Launcher,
     MeasuringProver,
+    Recipe,
     SandboxPool,
     SandboxSpec,
     Snapshot,
@@ -38,6 +39,7 @@ class Runtime:
         prove_every: Every so many restores of one kind of sandbox, one is compared with a new sandbox, which is
             started for that beside *max_sandboxes*; what differs is lent to nobody any more (see the pool's
             `quarantined`). 0: none is.
+        recipes: How images are made that are no image of this package, nor anybody's.
 
     Raises:
         ValueError: *prove_every* is less than 0.
@@ -51,6 +53,7 @@ class Runtime:
         max_sandboxes: int,
         progress: ImageProgress | None = None,
         prove_every: int = PROVE_EVERY,
+        recipes: Sequence[Recipe] = (),
     ) -> None:
         if prove_every < 0:
             raise ValueError(f"prove_every is {prove_every}; it must be at least 0 (0: no restore is proved)")
@@ -59,6 +62,7 @@ class Runtime:
         self._specs = list(dict.fromkeys(sandbox_spec(task) for task in tasks))
         self.max_sandboxes = max_sandboxes
         self._progress = progress
+        self._recipes = recipes
         self._opening: asyncio.Task[SandboxPool] | None = None
         self._stack = AsyncExitStack()
         self._closed = False
@@ -90,7 +94,7 @@ class Runtime:
     async def _open(self) -> SandboxPool:
         try:
             self.choice = await self._stack.enter_async_context(
-                open_launcher(self._backend, self._specs, progress=self._progress)
+                open_launcher(self._backend, self._specs, progress=self._progress, recipes=self._recipes)
             )
             launcher = self.choice.launcher
             prover = MeasuringProver(Baselines(), launcher)

@@ -9,6 +9,7 @@ from codecraft_curriculum.adaptive import AdaptiveSampler
 from codecraft_curriculum.case_sources import BUILTIN_CASE_SOURCES
 from codecraft_curriculum.composition import AllOf, AnyOf
 from codecraft_curriculum.curriculum import Curriculum
+from codecraft_curriculum.datasets import Dataset, Record, load_dataset
 from codecraft_curriculum.documents import CsvGrader, JsonGrader
 from codecraft_curriculum.errors import CurriculumError, SamplerStateError, TaskFileError, UnknownTask, WorkspaceError
 from codecraft_curriculum.git_clone import GitCloneGrader
@@ -73,6 +74,9 @@ __all__ = [  # noqa: RUF022 - grouped by what one looks for
     "FIRST_TASKS",
     "load_task",
     "load_gym_codecraft",
+    "load_dataset",
+    "Dataset",
+    "Record",
     # grading: the contract
     "Grade",
     "Grader",

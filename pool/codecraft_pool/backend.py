@@ -11,10 +11,11 @@ from typing import Final, Literal, get_args
 from codecraft_pool.docker_daemon import connect_daemon
 from codecraft_pool.docker_launcher import DockerLauncher
 from codecraft_pool.errors import BackendUnavailable, ImageUnavailable, LaunchError
-from codecraft_pool.images import ImageProgress
+from codecraft_pool.images import ImageProgress, Images
 from codecraft_pool.launcher import Launcher
 from codecraft_pool.local_launcher import LocalLauncher
 from codecraft_pool.reaper import reap
+from codecraft_pool.recipes import Recipe
 from codecraft_pool.spec import SandboxSpec
 
 _log = logging.getLogger(__name__)
@@ -39,11 +40,12 @@ async def open_launcher(
     *,
     progress: ImageProgress | None = None,
     aliases: Mapping[str, str] | None = None,
+    recipes: Sequence[Recipe] = (),
 ) -> AsyncGenerator[Choice]:
     """Open a launcher that can start all of *specs*, after removing what dead processes left.
 
     A launcher that is given as *backend* is used as it is, and stays open. *aliases* says what is used instead of an
-    image, as for `Images`.
+    image, as for `Images`; *recipes* say how further images are made, besides those of this package.
 
     "auto" takes Docker where a daemon answers and every image is here or can be had, else the local launcher; then it
     logs why, once. An image that is not of this project (``codecraft/...``) and cannot be had is an error: what such a
@@ -63,7 +65,7 @@ async def open_launcher(
     async with AsyncExitStack() as stack:
         if backend != "local":
             try:
-                choice = await _open_docker(stack, specs, progress, aliases)
+                choice = await _open_docker(stack, specs, progress, aliases, recipes)
             except LaunchError as exc:
                 await stack.aclose()
                 if backend == "docker" or (isinstance(exc, ImageUnavailable) and not _only_own_images(specs)):
@@ -87,10 +89,12 @@ async def _open_docker(
     specs: Sequence[SandboxSpec],
     progress: ImageProgress | None,
     aliases: Mapping[str, str] | None,
+    recipes: Sequence[Recipe],
 ) -> Choice:
     daemon = await stack.enter_async_context(await connect_daemon())
     await reap(daemon)
-    launcher = await stack.enter_async_context(DockerLauncher(daemon, aliases=aliases, progress=progress))
+    images = Images(daemon, aliases=aliases, more_recipes=recipes)
+    launcher = await stack.enter_async_context(DockerLauncher(daemon, images=images, progress=progress))
     for spec in specs:
         await launcher.prepare(spec)
     return Choice(launcher, "a daemon answers and the images are there")

@@ -7,7 +7,7 @@ image_id = await images.ensure("codecraft/base", progress=progress)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +76,7 @@ class Images:
             does); before those of this site (CODECRAFT_IMAGE_ALIASES: pairs ``name=target`` with commas between them,
             or a TOML file with a table ``aliases``).
         recipes: How images are made that are neither here nor in a registry; by default those of this package.
+        more_recipes: Further ones, besides those.
     """
 
     def __init__(
@@ -84,11 +85,13 @@ class Images:
         *,
         aliases: Mapping[str, str] | None = None,
         recipes: Mapping[str, Recipe] | None = None,
+        more_recipes: Sequence[Recipe] = (),
     ) -> None:
         self._daemon = daemon
         self._given_aliases = dict(aliases or {})
         self._aliases: Aliases | None = None
         self._recipes = recipes
+        self._more_recipes = {recipe.name: recipe for recipe in more_recipes}
         self._flights: dict[str, _Flight] = {}
 
     def __repr__(self) -> str:
@@ -157,7 +160,7 @@ class Images:
         """The recipes that images can be built by, by image name."""
         if self._recipes is None:
             self._recipes = await asyncio.to_thread(builtin_recipes)
-        return self._recipes
+        return {**self._recipes, **self._more_recipes}
 
     async def resolve(self, reference: str) -> str:
         """The full reference of what is used for *reference*: its alias, or itself.

@@ -49,6 +49,11 @@ _CUSTOMIZE = " && ".join(
         'rm -rf "$1"/var/cache/apt/* "$1"/var/log/* "$1"/var/cache/debconf/*-old',
     )
 )
+# What the commands of the NL2Bash tasks use.
+_NL2BASH_PACKAGES = (
+    *("bash", "bsdmainutils", "coreutils", "cpio", "cron", "curl", "dnsutils", "git", "hashdeep", "imagemagick"),
+    *("iputils-ping", "jq", "net-tools", "netbase", "psmisc", "python3", "tree"),
+)
 _CHANGES = (
     "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "ENV LANG=C.UTF-8",
@@ -339,7 +344,8 @@ def builtin_recipes() -> dict[str, Recipe]:
     packages = ("git", "python3")
     base = DebianRecipe(name="codecraft/base", suite=suite, packages=packages)
     with_c = DebianRecipe(name="codecraft/c", suite=suite, packages=("gcc", *packages, "libc6-dev", "make"))
-    return {base.name: base, with_c.name: with_c}
+    nl2bash = DebianRecipe(name="codecraft/nl2bash", suite=suite, packages=_NL2BASH_PACKAGES)
+    return {recipe.name: recipe for recipe in (base, with_c, nl2bash)}
 
 
 __all__ = ["RECIPE_LABEL", "DebianRecipe", "DockerfileRecipe", "Recipe", "builtin_recipes"]

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from codecraft_pool.channel import Channel, RunReply
 from codecraft_pool.checkpoint import Checkpoint
-from codecraft_pool.digest import Digest
+from codecraft_pool.digest import Digest, DigestEntry
 from codecraft_pool.errors import RequestRefused, SandboxLost, SnapshotError
 from codecraft_pool.proof import Baseline, compare
 from codecraft_pool.protocol import AGENT, MAX_READ_BYTES, Data, Done, TreeRestore, WriteFlag, restored
@@ -262,6 +262,32 @@ class Sandbox:
         """
         trees = [tree.tree for tree in writable_trees()] if paths is None else paths
         return await self._trees.digest(trees, contents=contents, limit_s=limit_s, max_bytes=max_bytes)
+
+    async def layer(self, *, limit_s: float = 60.0, max_bytes: int = 64 << 20) -> Digest:
+        """Return what commands have put into the layer over the root file system (`spec.reset` is "overlay").
+
+        A new layer has a few entries, which the guest made. A "char" with the mode 0 says that what the image has there
+        is removed; a "dir" with `several` 1, that what the image has in it is not there (but maybe what it has in
+        another one, which was renamed). Attributes and the writable trees are no part of it: see `digest`.
+
+        Raises:
+            RequestRefused: There is no layer, or the answer is too large (errno EFBIG).
+            SandboxLost: The sandbox died.
+        """
+        return await self._trees.layer(limit_s=limit_s, max_bytes=max_bytes)
+
+    async def look_at(
+        self, paths: Sequence[str], *, limit_s: float = 60.0, max_bytes: int = 64 << 20
+    ) -> dict[str, DigestEntry]:
+        """Return what is at each of *paths*, without what is below it; a path where nothing is is left out.
+
+        No link is followed: nothing is at a path that runs through one.
+
+        Raises:
+            RequestRefused: One is not absolute, or cannot be read.
+            SandboxLost: The sandbox died.
+        """
+        return await self._trees.look_at(paths, limit_s=limit_s, max_bytes=max_bytes)
 
     async def stat(self, *, limit_s: float = 10.0) -> SandboxStat:
         """Return how many processes there are and what memory and space they use."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from codecraft_pool.channel import Channel, RunReply
-from codecraft_pool.digest import Digest
+from codecraft_pool.digest import Digest, DigestEntry
 from codecraft_pool.errors import ProtocolError, RequestRefused
 from codecraft_pool.protocol import AGENT, Stop, Tool
 from codecraft_pool.requests import encode_import, encode_tool
@@ -16,6 +16,9 @@ from codecraft_pool.requests import encode_import, encode_tool
 _GRACE_S: Final = 15.0
 _PIECE_BYTES: Final = 1 << 20
 _DIGEST_CONTENTS: Final = 1
+_DIGEST_LAYER: Final = 2
+_DIGEST_ALONE: Final = 4
+_MAX_PATHS: Final = 64
 _WHY: Final[Mapping[Stop, str]] = {
     Stop.WALL_LIMIT: "it took longer than {limit_s:g} s",
     Stop.OUTPUT_CAP: "the answer is larger than {max_bytes} bytes",
@@ -60,6 +63,21 @@ class Trees:
         """Return what is in the trees."""
         flags = _DIGEST_CONTENTS if contents else 0
         return Digest.parse(await self._tool(Tool.DIGEST, paths, flags=flags, limit_s=limit_s, max_bytes=max_bytes))
+
+    async def layer(self, *, limit_s: float, max_bytes: int) -> Digest:
+        """Return what is in the layer over the root file system."""
+        flags = _DIGEST_CONTENTS | _DIGEST_LAYER
+        return Digest.parse(await self._tool(Tool.DIGEST, (), flags=flags, limit_s=limit_s, max_bytes=max_bytes))
+
+    async def look_at(self, paths: Sequence[str], *, limit_s: float, max_bytes: int) -> dict[str, DigestEntry]:
+        """Return what is at each path, without what is below it."""
+        found: dict[str, DigestEntry] = {}
+        flags = _DIGEST_CONTENTS | _DIGEST_ALONE
+        for at in range(0, len(paths), _MAX_PATHS):
+            some = paths[at : at + _MAX_PATHS]
+            data = await self._tool(Tool.DIGEST, some, flags=flags, limit_s=limit_s, max_bytes=max_bytes)
+            found.update(Digest.parse(data))
+        return found
 
     async def export(self, path: str, *, limit_s: float, max_bytes: int) -> bytes:
         """Return the stream of a tree."""

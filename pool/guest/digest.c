@@ -1,6 +1,7 @@
 /* DIGEST: what is in the trees, entry by entry, in the order of the names. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,6 @@
 
 #include "tools.h"
 
-#define DIGEST_CONTENTS 1u
 #define LIST_MAX ((size_t)64 << 10) /* the kernel's own bounds */
 #define VALUE_MAX ((size_t)64 << 10)
 #define GET_FLAGS ((int)_IOR('f', 1, long)) /* FS_IOC_GETFLAGS; libcs differ in the type */
@@ -109,12 +109,26 @@ static void say_entry(struct visitor *visitor, const struct visit *visit, uint32
 	say_string(goal);
 }
 
+/* Whether an overlay shows nothing of what lies below a directory of its layer, or something else. */
+static bool hides_lower(int fd)
+{
+	static const char *const names[] = {"trusted.overlay.opaque", "trusted.overlay.redirect", "user.overlay.opaque",
+	                                    "user.overlay.redirect"};
+
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+		if (fgetxattr(fd, names[i], NULL, 0) > 0)
+			return true;
+	return false;
+}
+
 static int digest_directory(struct visitor *visitor, const struct visit *visit)
 {
 	unsigned char digests[2][SHA256_BYTES] = {{0}};
+	bool layer = visitor->tool->flags & DIGEST_LAYER; /* there the overlay has its own attributes */
 
-	digest_attributes(visit->open, digests[1]);
-	say_entry(visitor, visit, 0, digests, "");
+	if (!layer)
+		digest_attributes(visit->open, digests[1]);
+	say_entry(visitor, visit, layer && hides_lower(visit->open), digests, "");
 	return 0;
 }
 
@@ -143,7 +157,8 @@ static int digest_leaf(struct visitor *visitor, const struct visit *visit)
 
 		if (fd < 0)
 			return 1;
-		digest_attributes(fd, digests[1]);
+		if (!(visitor->tool->flags & DIGEST_LAYER))
+			digest_attributes(fd, digests[1]);
 		if ((visitor->tool->flags & DIGEST_CONTENTS) && digest_content(fd, visit, digests[0], visitor->why))
 			return 1;
 	}
@@ -151,12 +166,30 @@ static int digest_leaf(struct visitor *visitor, const struct visit *visit)
 	return 0;
 }
 
+/* Seen from the old root, where no command reaches it. */
+static int digest_layer(const struct tool *tool, struct failure *why)
+{
+	struct visitor visitor = {digest_directory, leave_directory, digest_leaf, tool, why, NULL};
+	int upper;
+
+	if (tool->count != 0)
+		return fail(why, EINVAL, "the digest of the layer takes no path");
+	if (!tool->guest->options.root.layer)
+		return fail(why, ENOTSUP, "there is no layer over the root file system");
+	upper = openat(tool->guest->outside, &ROOT_UPPER[1], O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (upper < 0)
+		return fail(why, errno, "cannot open the layer: %s", strerror(errno));
+	return walk_open(upper, "/", &visitor);
+}
+
 int tool_digest(const struct tool *tool, struct failure *why)
 {
+	if ((tool->flags & DIGEST_LAYER) && digest_layer(tool, why))
+		return 1;
 	for (uint32_t i = 0; i < tool->count; i++) {
 		struct visitor visitor = {digest_directory, leave_directory, digest_leaf, tool, why, NULL};
 
-		if (walk(tool->paths[i], &visitor))
+		if ((tool->flags & DIGEST_ALONE) ? visit_alone(tool->paths[i], &visitor) : walk(tool->paths[i], &visitor))
 			return 1;
 	}
 	say_bytes("E", 1);

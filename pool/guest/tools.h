@@ -6,6 +6,11 @@
 
 #define SHA256_BYTES 32u
 
+#define DIGEST_CONTENTS 1u
+#define DIGEST_LAYER 2u /* what the layer over the root file system holds, instead of trees */
+#define DIGEST_ALONE 4u /* the named paths themselves, without what is below them */
+#define DIGEST_FLAGS 7u /* all of these */
+
 enum tool_kind { TOOL_DIGEST = 1, TOOL_EXPORT = 2, TOOL_INSPECT = 3, TOOL_STAT = 4 };
 
 struct tool {
@@ -45,6 +50,8 @@ void sha256_end(struct sha256 *sha, unsigned char digest[SHA256_BYTES]);
 
 /* walk.c */
 int walk(const char *top, struct visitor *visitor);
+int walk_open(int dir, const char *top, struct visitor *visitor);
+int visit_alone(const char *path, struct visitor *visitor);
 int open_leaf(const struct visit *visit, struct failure *why);
 uint32_t number_of_links(struct visitor *visitor, const struct stat *status, bool *first);
 uint32_t tool_owner(const struct guest *guest, uint32_t id, bool group);

@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -205,15 +206,12 @@ static int visit_name(struct walking *walking, const char *name)
 	return enter(walking, name);
 }
 
-int walk(const char *top, struct visitor *visitor)
+/* Takes over the open directory *dir*, which is called *top*. */
+int walk_open(int dir, const char *top, struct visitor *visitor)
 {
-	struct walking walking = {.visitor = visitor, .dir = -1};
-	int failed = 0;
+	struct walking walking = {.visitor = visitor, .dir = dir};
+	int failed = set_path(&walking, 0, top) || enter(&walking, "");
 
-	walking.dir = open_root(visitor->tool->guest, top, O_RDONLY, visitor->why);
-	if (walking.dir < 0)
-		return 1;
-	failed = set_path(&walking, 0, top) || enter(&walking, "");
 	while (!failed && walking.level != NULL) {
 		struct level *level = walking.level;
 
@@ -224,6 +222,42 @@ int walk(const char *top, struct visitor *visitor)
 	close_fd(&walking.dir);
 	free(walking.path);
 	return failed;
+}
+
+int walk(const char *top, struct visitor *visitor)
+{
+	int dir = open_root(visitor->tool->guest, top, O_RDONLY, visitor->why);
+
+	return dir < 0 || walk_open(dir, top, visitor);
+}
+
+/* Visits what is at *path* and nothing below it; nothing at all where there is no such thing. */
+int visit_alone(const char *path, struct visitor *visitor)
+{
+	const char *name = strrchr(path, '/');
+	struct failure none;
+	struct stat status;
+	char above[PATH_MAX];
+	struct visit visit = {.open = -1, .path = path, .status = &status};
+	cleanup_fd int dir = -1, open = -1;
+
+	if (name == NULL || (size_t)(name - path) >= sizeof above)
+		return fail(visitor->why, EINVAL, "\"%.150s\" is not an absolute path", path);
+	memcpy(above, path, (size_t)(name - path));
+	above[name - path] = '\0';
+	dir = open_root(visitor->tool->guest, name == path ? "/" : above, O_RDONLY, &none);
+	visit.name = name[1] == '\0' ? "." : name + 1;
+	visit.dir = dir;
+	if (dir < 0 || fstatat(dir, visit.name, &status, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT || errno == ENOTDIR || errno == ELOOP
+		               ? 0
+		               : fail(visitor->why, errno, "cannot look at %.180s: %s", path, strerror(errno));
+	if (!S_ISDIR(status.st_mode))
+		return visitor->leaf(visitor, &visit);
+	visit.open = open = open_quietly(dir, visit.name, DIR_FLAGS);
+	if (open < 0)
+		return fail(visitor->why, errno, "cannot open %.180s: %s", path, strerror(errno));
+	return visitor->enter(visitor, &visit);
 }
 
 /* The file that a visit names, and no other thing that took its place. */

@@ -104,6 +104,14 @@ static int work(const struct tool *tool, struct failure *why)
 	}
 }
 
+/* All but standard streams and, if there is one, *kept*. */
+static void close_others(int kept)
+{
+	if (kept > 3)
+		syscall(SYS_close_range, 3u, (unsigned int)kept - 1, 0u);
+	syscall(SYS_close_range, kept < 3 ? 3u : (unsigned int)kept + 1, ~0u, 0u);
+}
+
 static int worker(const struct tool *tool, const int stdio[3])
 {
 	struct failure why;
@@ -114,7 +122,7 @@ static int worker(const struct tool *tool, const int stdio[3])
 		if (dup2(stdio[fd], fd) < 0)
 			return EXIT_FAILED;
 	if (tool->kind != TOOL_INSPECT) /* which tells what the guest has open */
-		syscall(SYS_close_range, 3u, ~0u, 0u);
+		close_others(tool->kind == TOOL_DIGEST && (tool->flags & DIGEST_LAYER) ? tool->guest->outside : -1);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
@@ -177,7 +185,7 @@ static int check_tool(const struct reader *reader, const struct tool *tool, cons
 		return fail(why, EINVAL, "the wall limit of a TOOL is 0 ms, it must be 1 or more");
 	if (tool->kind < TOOL_DIGEST || tool->kind > TOOL_STAT)
 		return fail(why, EINVAL, "%u is no tool", tool->kind);
-	if (tool->flags & ~(tool->kind == TOOL_DIGEST ? 1u : 0u))
+	if (tool->flags & ~(tool->kind == TOOL_DIGEST ? DIGEST_FLAGS : 0u))
 		return fail(why, EINVAL, "a TOOL has unknown flags 0x%x", tool->flags);
 	if (tool->kind == TOOL_EXPORT && tool->count != 1)
 		return fail(why, EINVAL, "EXPORT takes one path, not %u", tool->count);

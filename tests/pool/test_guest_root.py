@@ -3,14 +3,16 @@ change."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from codecraft_pool.protocol import TreeRestore, restored
-from codecraft_pool.requests import encode_read, encode_restore
+from codecraft_pool.digest import Digest
+from codecraft_pool.protocol import Tool, TreeRestore, restored
+from codecraft_pool.requests import encode_read, encode_restore, encode_tool
 from tests.pool.guest_harness import BUILDS, CAPABILITIES, Guest, data, done, needs_root
 
 pytestmark = needs_root
@@ -75,6 +77,37 @@ def test_all_of_a_layer_goes(layered: Guest) -> None:
     restore(layered)
     assert before == listing(layered, *tops)
     assert (2, "") == as_root(layered, "ls /new /usr/new 2>&- >&2")
+
+
+def layer(guest: Guest) -> Digest:
+    """What is in the layer."""
+    request_id = guest.next_id()
+    guest.send(encode_tool(request_id, Tool.DIGEST, flags=3))
+    ran = guest.finish(request_id, limit_s=60)
+    assert (0, b"") == (ran.code, ran.stderr)
+    return Digest.parse(ran.stdout)
+
+
+def test_what_a_layer_says(layered: Guest) -> None:
+    """New and changed entries as they are now, removed ones, and directories that hide what the image has in them."""
+    before = layer(layered)
+    script = """
+    echo new > /new; mkdir -p /opt/a; ln -s goal /opt/l; rm -r /etc/apt /usr/bin/env; mkdir /etc/apt; chmod 750 /srv
+    mv /usr/share/zoneinfo /usr/share/z; echo x > /tmp/in-a-tree
+    """
+    assert (0, "") == as_root(layered, script)
+    after = layer(layered)
+    removed = [path for path, entry in after.items() if (entry.kind, entry.mode) == ("char", 0)]
+    assert ["/usr/bin/env", "/usr/share/zoneinfo"] == removed
+    assert {"/etc/apt"} <= {path for path, entry in after.items() if entry.several}
+    new = after["/new"]
+    assert ("file", 4, hashlib.sha256(b"new\n").hexdigest(), "") == (new.kind, new.size, new.content, new.attributes)
+    assert ("dir", "link", b"goal", 0o750) == (
+        *(after["/opt/a"].kind, after["/opt/l"].kind, after["/opt/l"].target, after["/srv"].mode),
+    )
+    assert not [path for path in after if path.startswith("/tmp/")]
+    restore(layered)
+    assert list(before) == list(layer(layered))
 
 
 def test_moved_mounts(layered: Guest) -> None:

@@ -78,6 +78,28 @@ def test_what_a_digest_says(guest: Guest) -> None:
     assert "" == digest(guest, "/tmp", contents=False)["/tmp/file"].content
 
 
+def test_paths_alone(guest: Guest) -> None:
+    """Asked for alone, a path is one entry, whatever it is; what is not there, or only through a link, is none."""
+    guest.python(ZOO)
+    whole = digest(guest, "/tmp")
+    paths = [f"/tmp/{name}" for name in ("file", "link", "pipe", "sock", "nothing", "file/x", "link/x")]
+    ran = tool(guest, Tool.DIGEST, ["/", "/tmp", *paths], flags=5, max_output_bytes=1 << 20, limit_ms=60_000)
+    assert (0, b"") == (ran.code, ran.stderr)
+    found = Digest.parse(ran.stdout)
+    assert ["/", "/tmp", *paths[:4]] == list(found)
+    assert [whole[path] for path in paths[1:4]] == [found[path] for path in paths[1:4]]
+    assert whole["/tmp/file"].content == found["/tmp/file"].content
+    assert 1 == len(Digest.parse(tool(guest, Tool.DIGEST, ["/tmp"], flags=4, limit_ms=60_000).stdout))
+    refused = tool(guest, Tool.DIGEST, ["tmp"], flags=4, limit_ms=60_000)
+    assert (1, True) == (refused.code, refused.stderr.endswith(b"is not an absolute path"))
+
+
+def test_no_layer(guest: Guest) -> None:
+    """Where there is none, that is said; and it takes no path."""
+    assert b"there is no layer" in tool(guest, Tool.DIGEST, [], flags=3, limit_ms=60_000).stderr
+    assert b"takes no path" in tool(guest, Tool.DIGEST, ["/tmp"], flags=3, limit_ms=60_000).stderr
+
+
 def test_differences_are_said(guest: Guest) -> None:
     """One line for each property, by its name."""
     guest.shell("cd /tmp; echo a >kept; echo b >gone; echo c >other; chmod 600 other")

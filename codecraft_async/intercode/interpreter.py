@@ -18,6 +18,7 @@ from importlib.resources import files
 from itertools import count
 from typing import Final, Literal, cast
 
+from codecraft_async._episode import EpisodeError
 from codecraft_async.pool import WORKSPACE, CommandResult, RequestRefused, Sandbox
 
 __all__ = ["USUAL_MODULES", "Execution", "Interpreter", "InterpreterUnavailable", "Value"]
@@ -38,8 +39,8 @@ _SPARE_S: Final = 5.0
 _PARTS: Final = ("wire", "values", "actions", "server")  # in the order in which they need each other
 
 
-class InterpreterUnavailable(RuntimeError):
-    """The sandbox has no Python that works. The image's fault: use one with a ``python3`` of 3.11 or later."""
+class InterpreterUnavailable(EpisodeError):
+    """The sandbox has no Python that works: the image's fault, or that of an agent that left no room for a process."""
 
     def __init__(self, sandbox: str, python: str, reason: str) -> None:
         super().__init__(
@@ -158,6 +159,7 @@ class Interpreter:
         show: bool = True,
         expression: str = "",
         values: Mapping[str, Value] | None = None,
+        only_definitions: bool = False,
         trial: bool = False,
         limit_s: float = 10.0,
         grace_s: float = 0.5,
@@ -167,7 +169,8 @@ class Interpreter:
 
         With *show* the value of an expression at its end is printed, as by ``print(expression)``: of a lone one always,
         after other statements unless it is None. With *expression*, its value after *source* is in the result.
-        *values* are names to define first. A *trial* leaves nothing behind, as if it had never run (files excepted).
+        *values* are names to define first. With *only_definitions*, functions, classes and imports of the top level are
+        run and nothing else. A *trial* leaves nothing behind, as if it had never run (files excepted).
 
         After *limit_s* seconds the action is interrupted by an exception, and killed if that has not helped *grace_s*
         seconds later. Cancellation kills it.
@@ -186,6 +189,7 @@ class Interpreter:
                 "show": show,
                 "expression": expression,
                 "values": dict(values or {}),
+                "only_definitions": only_definitions,
                 "trial": trial,
                 "limit_s": limit_s,
                 "grace_s": grace_s,
@@ -229,7 +233,7 @@ def _program() -> str:
         text = files(package).joinpath(f"{part}.py").read_text(encoding="utf-8")
         lines += [
             f"sys.modules[{package + '.' + part!r}] = module = types.ModuleType({package + '.' + part!r})",
-            f"exec(compile({text!r}, '<{part}>', 'exec'), module.__dict__)",
+            f"exec(compile({text!r}, '<inside/{part}>', 'exec'), module.__dict__)",
         ]
     return "\n".join([*lines, "module.main(sys.argv[1].split())"])
 

@@ -26,6 +26,7 @@ from codecraft_async.intercode.inside.wire import receive, send, write_all
 _MESSAGE_CHARS = 4096
 _TRACEBACK_CHARS = 16384
 _FRAMES = 20
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
 
 
 class Interrupted(BaseException):
@@ -158,12 +159,14 @@ class Interpreter:
 
     def _execute(self, request: dict[str, Any]) -> object:
         self._actions += 1
-        name = f"<action {self._actions}>"
+        name = "<action>" if request["trial"] else f"<action {self._actions}>"
         source = request["source"]
         linecache.cache[name] = (len(source), None, source.splitlines(True), name)
         namespace = self._module.__dict__
         namespace.update({key: decode(value) for key, value in request["values"].items()})
         tree = ast.parse(source, name)
+        if request["only_definitions"]:
+            tree.body = [node for node in tree.body if isinstance(node, _DEFINITIONS)]
         shown = _take_shown(tree) if request["show"] else None
         exec(compile(tree, name, "exec", dont_inherit=True), namespace)
         if request["expression"]:
@@ -209,7 +212,7 @@ def _described(error: BaseException) -> dict[str, str]:
     with suppress(Exception):
         message = str(error)
     frames = error.__traceback__
-    while frames is not None and not frames.tb_frame.f_code.co_filename.startswith("<action "):
+    while frames is not None and not frames.tb_frame.f_code.co_filename.startswith("<action"):
         frames = frames.tb_next
     with suppress(Exception):
         text = "".join(traceback.format_exception(type(error), error, frames, limit=-_FRAMES))

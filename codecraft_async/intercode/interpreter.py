@@ -36,6 +36,8 @@ State = Literal["kept", "restored", "lost"]
 
 _REPORT_BYTES: Final = 320 << 10
 _SPARE_S: Final = 5.0
+_DEPTH_MAX: Final = 400  # what `inside.values` makes is less deep; what an action forges could not be sent on
+_INTERRUPTED: Final = "Interrupted"
 _PARTS: Final = ("wire", "values", "actions", "server")  # in the order in which they need each other
 
 
@@ -76,6 +78,7 @@ class Execution:
     restarted: bool = False
     value: Value = None
     wall_s: float = 0.0
+    cpu_s: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -254,19 +257,25 @@ def _execution(result: CommandResult, mark: bytes) -> Execution:
             wall_s=result.wall_s,
         )
     ended = "ended" in report
+    timed_out = result.timed_out or report.get("interrupted") is True
+    raised, message = _word(report, "raised"), _word(report, "message")
+    if timed_out and raised == _INTERRUPTED:  # which is how it was ended, and says no more
+        raised = message = ""
+    cpu_s = report.get("cpu_s")
     return Execution(
         stdout=stdout,
         stderr=stderr,
-        raised=_word(report, "raised"),
-        message=_word(report, "message"),
+        raised=raised,
+        message=message,
         traceback=_word(report, "traceback"),
-        timed_out=result.timed_out or report.get("interrupted") is True,
+        timed_out=timed_out,
         truncated=result.truncated or report.get("overflow") is True,
         died=ended,
         state="kept" if not ended else "restored" if report.get("restored") is True else "lost",
         restarted=report.get("new") is True,
         value=report.get("value"),
         wall_s=result.wall_s,
+        cpu_s=cpu_s if isinstance(cpu_s, float) else 0.0,
     )
 
 
@@ -276,12 +285,29 @@ def _report(data: bytes) -> dict[str, object] | None:
         report = cast(object, json.loads(data))
     except (ValueError, RecursionError):
         return None
-    return cast(dict[str, object], report) if isinstance(report, dict) else None
+    if not isinstance(report, dict) or _depth_is_over(_DEPTH_MAX, report):  # pyright: ignore[reportUnknownArgumentType]
+        return None
+    return cast(dict[str, object], report)
+
+
+def _depth_is_over(levels: int, value: object) -> bool:
+    layer: list[object] = [value]
+    for _ in range(levels):
+        inner: list[object] = []
+        for each in layer:
+            if isinstance(each, dict):
+                inner += cast(dict[str, object], each).values()
+            elif isinstance(each, list):
+                inner += cast(list[object], each)
+        if not inner:
+            return False
+        layer = inner
+    return True
 
 
 def _word(report: Mapping[str, object], name: str) -> str:
     value = report.get(name, "")
-    return value if isinstance(value, str) else ""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else ""
 
 
 def _text(data: bytes) -> str:

@@ -147,6 +147,8 @@ class _Splitter(ast.NodeTransformer):
     def _must_go(self, node: ast.expr) -> bool:
         if isinstance(node, ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp | ast.NamedExpr):
             return any(self._is_function(part) for part in ast.walk(node))
+        if isinstance(node, ast.Attribute | ast.Call | ast.Subscript) and self._is_function(_root(node)):
+            return True
         if isinstance(node, ast.Call):
             parts = (node.func, *node.args, *(keyword.value for keyword in node.keywords))
             return any(self._is_function(part) for part in parts)
@@ -161,6 +163,19 @@ class Source(NamedTuple):
 
     text: str
     only_definitions: bool = False
+    wall_s: float = 0.0
+    """How long it took."""
+
+
+def _root(node: ast.expr) -> ast.expr:
+    """Return what an expression such as ``root(1).attribute[0]()`` begins with."""
+    while True:
+        if isinstance(node, ast.Call):
+            node = node.func
+        elif isinstance(node, ast.Attribute | ast.Subscript):
+            node = node.value
+        else:
+            return node
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +230,7 @@ async def judge(
     """Return what the function *name* is worth that *sources* define, each of which was an action.
 
     They run again in *interpreter*, made fresh: what a test finds is what they say. *referee* is in a sandbox that the
-    agent has never used. Tests that the gold fails do not count.
+    agent has never used. Tests that the gold fails, or that do not use the function, do not count.
 
     Raises:
         CorruptGold: It fails all of them, or is of no use otherwise.
@@ -223,16 +238,17 @@ async def judge(
     """
     function = task.tested_function()
     expected = await golds.prepare(task, referee, limit_s=limit_s)
-    good = [test for test in task.tests if _passes(expected[test])]
+    splits = {test: SplitTest.of(test, function) for test in task.tests}
+    good = [test for test in task.tests if _passes(expected[test]) and splits[test].calls]
     if not good:
-        raise CorruptGold(f"the gold fails all of its own tests: {expected[task.tests[0]]['error']}")
+        why = next((expected[test]["error"] for test in task.tests if not _passes(expected[test])), "")
+        raise CorruptGold(f"the gold fails all of its own tests: {why}")
     if not _is_name(name):
         return Judgement(0.0, {}, expected, f"submit needs the name of a function, {name[:40]!r} is none")
-    await interpreter.fresh()
     alias = () if name == function else (Source(f"{function} = {name}"),)
-    for text, only_definitions in (Source(task.setup), *sources, *alias):  # what they raised before, they raise again
-        await interpreter.run(text, show=False, only_definitions=only_definitions, limit_s=limit_s)
-    predicted = {test: await _try(SplitTest.of(test, function), interpreter, referee, limit_s=limit_s) for test in good}
+    if not await _replay((Source(task.setup), *sources, *alias), interpreter, limit_s=limit_s):
+        return Judgement(0.0, {}, expected, "the actions took far longer when they were run again")
+    predicted = {test: await _try(splits[test], interpreter, referee, limit_s=limit_s) for test in good}
     return _judgement([test for test in good if not _passes(predicted[test])], predicted, expected)
 
 
@@ -267,6 +283,20 @@ def seen(execution: Execution) -> Seen:
     if execution.raised:
         return {"error": f"Error: {execution.message}"}
     return {"output": execution.stdout.strip(), "error": execution.stderr.strip()}
+
+
+async def _replay(sources: Sequence[Source], interpreter: Interpreter, *, limit_s: float) -> bool:
+    """Run *sources* again in *interpreter*, made fresh; return whether they came to an end in a time that is fair."""
+    left_s = limit_s + 2 * sum(source.wall_s for source in sources)
+    await interpreter.fresh()
+    for source in sources:  # what they raised before, they raise again
+        if left_s <= 0:
+            return False
+        execution = await interpreter.run(
+            source.text, show=False, only_definitions=source.only_definitions, limit_s=min(limit_s, left_s)
+        )
+        left_s -= execution.wall_s
+    return True
 
 
 async def _try(split: SplitTest, interpreter: Interpreter, referee: Interpreter, *, limit_s: float) -> Seen:

@@ -75,6 +75,7 @@ class PythonEnv(InterCodeEnv):
         self._observations = observations
         self._golds = Golds() if golds is None else golds
         self._interpreter: Interpreter | None = None
+        self._judging: Interpreter | None = None
         self._sources: list[Source] = []
         self._works = False
 
@@ -87,14 +88,15 @@ class PythonEnv(InterCodeEnv):
         """Start an interpreter, which gets ready while the agent reads the query."""
         self._sources, self._works = [], False
         self._interpreter = Interpreter(self.sandbox)
+        self._judging = self._interpreter.beside()
         await self._interpreter.start()
 
     async def execute_action(self, action: str) -> str:
         """Run *action* in the interpreter."""
+        interpreter = self._interpreter
+        assert interpreter is not None  # reset_container has run
         try:
-            execution = await self._of_episode().run(
-                action, limit_s=self.command_limit_s, max_output_bytes=self._max_chars
-            )
+            execution = await interpreter.run(action, limit_s=self.command_limit_s, max_output_bytes=self._max_chars)
         except (InterpreterUnavailable, RequestRefused) as exc:
             if isinstance(exc, InterpreterUnavailable) and not self._works:
                 raise  # there never was one: the image is wrong
@@ -107,6 +109,7 @@ class PythonEnv(InterCodeEnv):
             timed_out=execution.timed_out,
             truncated_output=execution.truncated,
             wall_s=np.float64(execution.wall_s),
+            cpu_s=np.float64(execution.cpu_s),
             error=": ".join(filter(None, (execution.raised, execution.message))),
             state="lost" if execution.restarted else execution.state,
         )
@@ -121,7 +124,8 @@ class PythonEnv(InterCodeEnv):
         """Return the share of the tests that the submitted function is right in."""
         assert self.record is not None
         details: dict[str, Any] = {"submitted_function": self.submission, "agent_obs": "{}", "eval_obs": "{}"}
-        interpreter = self._of_episode()
+        interpreter, judging = self._interpreter, self._judging
+        assert interpreter is not None and judging is not None  # reset_container has run
         try:
             task = FunctionTask.from_row(self.record.as_dict())
             async with self.evaluation_sandbox() as sandbox, Interpreter(sandbox) as referee:
@@ -135,7 +139,7 @@ class PythonEnv(InterCodeEnv):
                         task,
                         self.submission,
                         self._sources,
-                        interpreter.beside(),
+                        judging,
                         referee,
                         self._golds,
                         limit_s=limit_s,
@@ -149,16 +153,12 @@ class PythonEnv(InterCodeEnv):
         details.update(agent_obs=_as_json(judgement.predicted), eval_obs=_as_json(judgement.expected))
         return judgement.score, {**details, "reason": judgement.reason}
 
-    def _of_episode(self) -> Interpreter:
-        assert self._interpreter is not None  # reset_container has run
-        return self._interpreter
-
     def _remember(self, source: str, execution: Execution) -> None:
         """Note what a fresh interpreter has to run to be like the agent's."""
         if execution.restarted or execution.state == "lost":
             self._sources = []
         if execution.state == "kept":
-            self._sources.append(Source(source, only_definitions=execution.timed_out))
+            self._sources.append(Source(source, execution.timed_out, execution.wall_s))
 
 
 class PythonVectorEnv(InterCodeVectorEnv):

@@ -223,6 +223,29 @@ async def test_a_cancelled_action_is_gone_and_the_next_one_is_told(python: Inter
     assert not (await python.run("1")).restarted
 
 
+async def test_an_action_that_interrupts_itself_has_raised(python: Interpreter) -> None:
+    """It may catch that as any program does."""
+    await python.fresh()
+    await shown(python, "import os, signal")
+    execution = await python.run("os.kill(os.getpid(), signal.SIGINT)")
+    assert ("Interrupted", False) == (execution.raised, execution.timed_out)
+    caught = "try: os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt: print('caught')"
+    assert "caught\n" == await shown(python, caught)
+
+
+async def test_values_that_an_action_forges(python: Interpreter) -> None:
+    """Such as could not be sent on are none; text that could not be written anywhere is escaped."""
+    await python.fresh()
+    forge = (
+        "import os, struct\ndata = b'{\"value\": ' + b'[' * 900 + b']' * 900 + b'}'\n"
+        "for fd in range(3, 20):\n    try: os.write(fd, struct.pack('<I', len(data)) + data)\n"
+        "    except OSError: pass"
+    )
+    execution = await python.run(forge)
+    assert (None, "lost") == (execution.value, execution.state)
+    assert "\\ud800" == (await python.run("raise ValueError('\\ud800')")).message
+
+
 async def test_forged_reports_are_no_danger(python: Interpreter) -> None:
     """An action may write to its connection: that costs its own interpreter, and nothing else."""
     await python.fresh()

@@ -167,12 +167,27 @@ async def test_a_fresh_interpreter_knows_what_the_actions_said(env: PythonEnv) -
     assert 1.0 == reward, info
 
 
+async def test_actions_that_hang_when_they_are_run_again(env: PythonEnv) -> None:
+    """However many there are, they hold up a submission for about one limit."""
+    env.command_limit_s = 0.3
+    trap = "import os, time\nif os.path.exists('flag'): time.sleep(100)"
+    try:
+        reward, info = await play(env, *[trap] * 20, RIGHT, "open('flag', 'w').close()", "submit mine")
+    finally:
+        env.command_limit_s = 10.0
+    assert (0.0, "the actions took far longer when they were run again") == (reward, info["reason"])
+
+
 async def test_the_score_can_be_asked_for_while_the_episode_goes_on(env: PythonEnv) -> None:
     """The agent's interpreter is not touched by that."""
     await env.areset(index=0)
     await env.astep(RIGHT)
     env.submission = "mine"
     assert 1.0 == (await env.ascore())[0]
+    count = "import os; len([name for name in os.listdir('/proc') if name.isdigit()])"
+    before = (await env.astep(count))[0]
+    assert 1.0 == (await env.ascore())[0]
+    assert before == (await env.astep(count))[0]
     assert "{'output': 'False', 'error': ''}" == (await env.astep("'double' in globals()"))[0]
 
 
@@ -204,7 +219,9 @@ async def test_observations_as_text(launcher: LocalLauncher) -> None:
     await env.areset()
     assert "1\n2" == (await env.astep("print(1)\n2"))[0]
     assert (await env.astep("1/0"))[0].startswith('Traceback (most recent call last):\n  File "<action 2>", line 1')
-    assert "0\n[the action reached its time limit]" == (await env.astep("print(0)\nwhile True: pass"))[0]
+    observation = (await env.astep("print(0)\nwhile True: pass"))[0]
+    assert observation.startswith("0\nTraceback") and observation.endswith("\n[the action reached its time limit]")
+    assert 'File "<action 3>", line 2' in observation and "inside" not in observation
     observation, _, _, _, info = await env.astep("import os; os._exit(0)")
     assert "[the action was ended, and what it defined is gone]" == observation
     assert "restored" == info["state"]
@@ -286,6 +303,7 @@ def test_options_that_are_none() -> None:
         ("assert [f(x) for x in (1, 2)] == [1]", "assert codecraft_value_0 == [1]", ["[f(x) for x in (1, 2)]"]),
         ("assert not f(x=1)", "assert not codecraft_value_0", ["f(x=1)"]),
         ("assert sorted([2, 1], key=f) == [1]", "assert codecraft_value_0 == [1]", ["sorted([2, 1], key=f)"]),
+        ("assert f(1).x[0]() == 1", "assert codecraft_value_0 == 1", ["f(1).x[0]()"]),
         ("assert C(1).f() == 1", "assert C(1).f() == 1", []),
     ],
 )

@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 import types
 from contextlib import suppress
@@ -29,8 +30,10 @@ _FRAMES = 20
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
 
 
-class Interrupted(BaseException):
+class Interrupted(KeyboardInterrupt):
     """The action has reached its time limit."""
+
+    __module__ = "builtins"  # for tracebacks
 
 
 class Budget:
@@ -140,20 +143,20 @@ class Interpreter:
         self._budget.left, self._budget.silent = request["max_output_bytes"], False
         sys.stdout, sys.stderr = self._streams
         report: dict[str, Any] = {}
+        begun = time.process_time()
         try:
             try:
                 self._interruptible = True
                 report["value"] = self._execute(request)
             finally:
                 self._interruptible = False
-        except Interrupted:
-            pass  # the server knows
         except BaseException as error:
             report.update(_described(error))
         self._budget.silent = True
         for stream in (sys.stdout, sys.stderr, *self._streams):
             with suppress(BaseException):  # they may be anything by now
                 stream.flush()
+        report["cpu_s"] = time.process_time() - begun
         report["overflow"] = self._budget.left < 0
         return report
 
@@ -215,7 +218,9 @@ def _described(error: BaseException) -> dict[str, str]:
     while frames is not None and not frames.tb_frame.f_code.co_filename.startswith("<action"):
         frames = frames.tb_next
     with suppress(Exception):
-        text = "".join(traceback.format_exception(type(error), error, frames, limit=-_FRAMES))
+        whole = traceback.TracebackException(type(error), error, frames, limit=-_FRAMES)
+        whole.stack[:] = [frame for frame in whole.stack if not frame.filename.startswith("<inside/")]
+        text = "".join(whole.format())
     return {
         "raised": type(error).__name__,
         "message": message[:_MESSAGE_CHARS],

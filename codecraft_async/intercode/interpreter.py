@@ -24,10 +24,12 @@ from codecraft_async.pool import WORKSPACE, CommandResult, RequestRefused, Sandb
 __all__ = ["USUAL_MODULES", "Execution", "Interpreter", "InterpreterUnavailable", "Value"]
 
 USUAL_MODULES: Final = (
-    "array bisect cmath collections copy dataclasses datetime decimal fractions functools heapq itertools math "
-    "operator random re statistics string typing"
+    "array bisect cmath collections copy datetime functools heapq itertools math operator random re string typing"
 ).split()
-"""What every interpreter has loaded before the first action; actions import them still, which then takes no time."""
+"""What every interpreter has loaded before the first action; actions import them still, which then takes no time.
+
+They are loaded once for each episode: a heavier one costs them all.
+"""
 
 Value = object
 """A value as JSON that says its types; see `inside.values`."""
@@ -35,7 +37,7 @@ Value = object
 State = Literal["kept", "restored", "lost"]
 
 _REPORT_BYTES: Final = 320 << 10
-_SPARE_S: Final = 5.0
+_SPARE_S: Final = 8.0  # for what the server does after the limits, on a machine that is busy
 _DEPTH_MAX: Final = 400  # what `inside.values` makes is less deep; what an action forges could not be sent on
 _INTERRUPTED: Final = "Interrupted"
 _PARTS: Final = ("wire", "values", "actions", "server")  # in the order in which they need each other
@@ -91,7 +93,8 @@ class Interpreter:
 
     Starting takes as long as Python does, with *preload* imported; `fresh` a few milliseconds, for it forks. An action
     that is killed (it cannot be interrupted, uses up the memory, crashes) is undone: definitions are as they were
-    before it, files are not. They are lost where threads or child processes of earlier actions were still alive.
+    before it, files are not. They are lost where threads or child processes of earlier actions were still alive. For
+    that, each action runs in a fork of the process of the one before: process ids and file locks do not last.
 
     A restore of the sandbox ends it; the next action then starts it anew, with nothing defined. Use it with ``async
     with``, or call `aclose`.
@@ -165,7 +168,7 @@ class Interpreter:
         only_definitions: bool = False,
         trial: bool = False,
         limit_s: float = 10.0,
-        grace_s: float = 0.5,
+        grace_s: float = 2.0,
         max_output_bytes: int = 64 << 10,
     ) -> Execution:
         """Run *source* and return what it came to.
@@ -198,7 +201,7 @@ class Interpreter:
                 "grace_s": grace_s,
                 "max_output_bytes": max_output_bytes,
             },
-            limit_s=limit_s + 2 * grace_s,
+            limit_s=limit_s + grace_s,
             max_output_bytes=max_output_bytes,
         )
 

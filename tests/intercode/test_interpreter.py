@@ -98,7 +98,7 @@ async def test_errors_have_a_traceback_of_the_action_alone(python: Interpreter) 
 async def test_an_action_over_its_time_is_interrupted_and_keeps_what_it_did(python: Interpreter) -> None:
     """Also what it printed."""
     await python.fresh()
-    execution = await python.run("import time\nn = 5\nprint('so far')\ntime.sleep(100)", limit_s=0.2)
+    execution = await python.run("import time\nn = 5\nprint('so far')\ntime.sleep(100)", limit_s=0.2, grace_s=10)
     assert (True, False, "kept", "so far\n") == (
         execution.timed_out,
         execution.died,

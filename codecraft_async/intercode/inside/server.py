@@ -20,6 +20,7 @@ from codecraft_async.intercode.inside.actions import Interpreter
 from codecraft_async.intercode.inside.wire import REPORTS, BrokenConnection, Commands, end, receive, send, write_all
 
 _REPORT_MAX = 256 << 10
+_KILL_S = 3.0  # for the original to notice that its copy is dead, on a machine that is busy
 
 
 class Seat:
@@ -74,16 +75,16 @@ class Seat:
         self._pids.add(worker)
         report = receive(sock, limit)
         late = report is None
-        for number in (signal.SIGINT, signal.SIGKILL) if late else ():
+        for number, wait_s in ((signal.SIGINT, request["grace_s"]), (signal.SIGKILL, _KILL_S)) if late else ():
             end(worker, number)
-            report = receive(sock, time.monotonic() + request["grace_s"])
+            report = receive(sock, time.monotonic() + wait_s)
             if report is not None:
                 break
         if report is None:
             return None
         if request["trial"] and "ended" not in report:  # that the copy is gone, too, is still to be heard
             end(worker, signal.SIGKILL)
-            if receive(sock, time.monotonic() + request["grace_s"]) is None:
+            if receive(sock, time.monotonic() + _KILL_S) is None:
                 return None
         self._pids = self._pids - {worker} if request["trial"] or "ended" in report else {worker}
         report["interrupted"] = late

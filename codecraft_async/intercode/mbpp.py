@@ -20,8 +20,8 @@ from codecraft_async.intercode.interpreter import Execution, Interpreter, Value
 
 __all__ = [
     "CorruptGold",
+    "FunctionGolds",
     "FunctionTask",
-    "Golds",
     "Judgement",
     "Seen",
     "Source",
@@ -192,7 +192,7 @@ class Judgement:
     reason: str = ""
 
 
-class Golds:
+class FunctionGolds:
     """What came of the tests of tasks with their golds, found out once for each; environments share it."""
 
     def __init__(self) -> None:
@@ -223,7 +223,7 @@ async def judge(
     sources: Sequence[Source],
     interpreter: Interpreter,
     referee: Interpreter,
-    golds: Golds,
+    golds: FunctionGolds,
     *,
     limit_s: float,
 ) -> Judgement:
@@ -253,7 +253,13 @@ async def judge(
 
 
 async def judge_as_intercode(
-    task: FunctionTask, name: str, interpreter: Interpreter, referee: Interpreter, golds: Golds, *, limit_s: float
+    task: FunctionTask,
+    name: str,
+    interpreter: Interpreter,
+    referee: Interpreter,
+    golds: FunctionGolds,
+    *,
+    limit_s: float,
 ) -> Judgement:
     """Return the share of the tests of which the same comes as with the gold, equal errors included.
 

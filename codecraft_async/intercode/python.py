@@ -11,8 +11,8 @@ from codecraft_async.intercode.base import InterCodeEnv
 from codecraft_async.intercode.interpreter import Execution, Interpreter, InterpreterUnavailable
 from codecraft_async.intercode.mbpp import (
     CorruptGold,
+    FunctionGolds,
     FunctionTask,
-    Golds,
     Seen,
     Source,
     judge,
@@ -63,7 +63,7 @@ class PythonEnv(InterCodeEnv):
         *,
         reward: Literal["strict", "intercode"] = "strict",
         observations: Literal["intercode", "text"] = "intercode",
-        golds: Golds | None = None,
+        golds: FunctionGolds | None = None,
         **options: Any,
     ) -> None:
         if reward not in _REWARDS:
@@ -73,7 +73,7 @@ class PythonEnv(InterCodeEnv):
         super().__init__(image_name, **options)
         self._reward_form = reward
         self._observations = observations
-        self._golds = Golds() if golds is None else golds
+        self._golds = FunctionGolds() if golds is None else golds
         self._interpreter: Interpreter | None = None
         self._judging: Interpreter | None = None
         self._sources: list[Source] = []
@@ -82,7 +82,7 @@ class PythonEnv(InterCodeEnv):
     @classmethod
     def shared_options(cls) -> dict[str, Any]:
         """Return what is known of golds, for all environments of a vector environment."""
-        return {"golds": Golds()}
+        return {"golds": FunctionGolds()}
 
     async def reset_container(self) -> None:
         """Start an interpreter, which gets ready while the agent reads the query."""

@@ -12,11 +12,11 @@ import pytest
 from codecraft_async import EpisodeError
 from codecraft_async.curriculum import Dataset, load_dataset
 from codecraft_async.intercode.interpreter import Interpreter
-from codecraft_async.intercode.mbpp import CorruptGold, FunctionTask, Golds, SplitTest
+from codecraft_async.intercode.mbpp import CorruptGold, FunctionGolds, FunctionTask, SplitTest
 from codecraft_async.intercode.python import PythonEnv, PythonVectorEnv
 from codecraft_async.pool import LocalLauncher
 from tests.conftest import UVLOOP
-from tests.intercode.real_data import intercode_data
+from tests.intercode.data import intercode_data
 
 pytestmark = pytest.mark.anyio
 
@@ -317,7 +317,7 @@ def test_rows_that_are_no_tasks(row: dict[str, Any], words: str) -> None:
 async def test_golds_of_mbpp_pass_their_own_tests(env: PythonEnv, launcher: LocalLauncher) -> None:
     """Each 48th of the real data, played as an agent would; the row 366 needs a class that it does not define."""
     dataset = load_dataset(intercode_data("mbpp/ic_mbpp_0_486.json"))
-    golds = Golds()
+    golds = FunctionGolds()
     real = PythonEnv(data_path=dataset, backend=launcher, golds=golds)
     for index in (*range(0, len(dataset), 48), 366):
         record = dataset[index]

@@ -29,6 +29,8 @@ Importing this registers the environments:
     `backend`, `runtime`, `max_episode_steps`, `reset_faults`, `progress` and `render_mode`.
 ``intercode/Bash-v0``
     InterCode's bash environment over queries and golds, `intercode.BashEnv`; with ``gymnasium.make_vec`` likewise.
+``intercode/Python-v0``
+    InterCode's Python environment, `intercode.PythonEnv`; with ``gymnasium.make_vec`` likewise.
 """
 
 from __future__ import annotations
@@ -64,6 +66,13 @@ gymnasium.register(
     "intercode/Bash-v0",
     entry_point="codecraft_async.intercode.bash:BashEnv",
     vector_entry_point="codecraft_async.intercode.bash:BashVectorEnv",
+    nondeterministic=True,
+    disable_env_checker=True,
+)
+gymnasium.register(
+    "intercode/Python-v0",
+    entry_point="codecraft_async.intercode.python:PythonEnv",
+    vector_entry_point="codecraft_async.intercode.python:PythonVectorEnv",
     nondeterministic=True,
     disable_env_checker=True,
 )

@@ -9,6 +9,7 @@ from codecraft_async.intercode.base import InterCodeEnv, Preprocess
 from codecraft_async.intercode.bash import BashEnv, BashVectorEnv
 from codecraft_async.intercode.filesystems import FileTree
 from codecraft_async.intercode.golds import Golds
+from codecraft_async.intercode.python import PythonEnv, PythonVectorEnv
 from codecraft_async.intercode.vector import InterCodeVectorEnv
 
 __all__ = [
@@ -19,4 +20,6 @@ __all__ = [
     "InterCodeEnv",
     "InterCodeVectorEnv",
     "Preprocess",
+    "PythonEnv",
+    "PythonVectorEnv",
 ]

@@ -138,16 +138,18 @@ class Sandbox:
         *,
         cwd: str = WORKSPACE,
         env: Mapping[str, str] | None = None,
-        shell: str = "/bin/sh",
+        shell: str | Sequence[str] = "/bin/sh",
         merge_stderr: bool = False,
     ) -> Shell:
         """Return a persistent shell, to be used with ``async with``; see `Shell`.
 
-        *shell* is any POSIX shell, *cwd* where it starts; *env* is added to the default environment.
+        *shell* is any POSIX shell, or a whole command line of a program that reads and reports as one does; it is given
+        one more argument, ``-s``. *cwd* is where it starts; *env* is added to the default environment.
         """
-        check_command((shell,), cwd)
+        argv = (shell,) if isinstance(shell, str) else tuple(shell)
+        check_command(argv, cwd)
         encoded = self._default_env if env is None else _encode_environment(self._environment | dict(env))
-        return Shell(self._shells, shell, cwd=cwd, env=encoded, uid=self._uid, merge_stderr=merge_stderr)
+        return Shell(self._shells, argv, cwd=cwd, env=encoded, uid=self._uid, merge_stderr=merge_stderr)
 
     async def write_file(self, path: str, data: bytes, *, root: str = WORKSPACE, mode: int = 0o644) -> None:
         """Write a whole file as the sandbox's user, making missing directories. *path* is relative to *root*.

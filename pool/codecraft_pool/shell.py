@@ -76,11 +76,12 @@ class Shell:
     """
 
     def __init__(
-        self, shells: Shells, program: str, *, cwd: str, env: EncodedStrings, uid: int, merge_stderr: bool
+        self, shells: Shells, argv: tuple[str, ...], *, cwd: str, env: EncodedStrings, uid: int, merge_stderr: bool
     ) -> None:
         self._shells = shells
         self._channel = shells.channel
-        self._program = program
+        self._program = argv[0]
+        self._argv = argv
         self._cwd = cwd
         self._env = env
         self._uid = uid
@@ -220,7 +221,7 @@ class Shell:
         frame = encode_shell_open(
             request_id,
             number,
-            (self._program,),
+            self._argv,
             cwd=self._cwd,
             env=self._env,
             uid=self._uid,

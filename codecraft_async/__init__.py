@@ -30,6 +30,8 @@ Importing this registers the environments:
 ``intercode/Bash-v0``
     InterCode's bash environment over queries and golds, `intercode.BashEnv`; with ``gymnasium.make_vec`` likewise.
 ``intercode/Python-v0``
+    InterCode's Python environment over MBPP-style tasks, `intercode.PythonEnv`; with ``gymnasium.make_vec`` likewise.
+``intercode/Python-v0``
     InterCode's Python environment, `intercode.PythonEnv`; with ``gymnasium.make_vec`` likewise.
 """
 

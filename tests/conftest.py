@@ -26,6 +26,7 @@ REAPING: Final = frozenset(
     for name in (
         *("backend", "benchmark", "cgroups", "cli", "code_vector", "demo", "demo_metrics", "leftovers", "packaging"),
         *(
+            "bash",
             "env_branches",
             "guide",
             "killed_containers",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError
@@ -83,6 +83,21 @@ class Faces:
             thread.run(work, timeout_s=_CLOSE_LIMIT_S)
         finally:
             thread.close()
+        return True
+
+    def start_closing(self, abandon: Callable[[], None]) -> bool:
+        """Whether closing takes something that is awaited: not once closed, nor where only *abandon* can be done.
+
+        Raises:
+            RuntimeError: The environment belongs to another event loop.
+        """
+        if self.closed:
+            return False
+        if self.is_stranded:
+            abandon()
+            return False
+        self.bind()
+        self.closed = True
         return True
 
     def turn(self, name: str) -> Faces:

@@ -290,13 +290,8 @@ class CodeEnv(gymnasium.Env[str, str]):
 
     async def aclose(self) -> None:
         """Give the sandbox back, and end it if it is the environment's own. Idempotent."""
-        if self._faces.closed:
+        if not self._faces.start_closing(self._abandon):
             return
-        if self._faces.is_stranded:
-            self._abandon()
-            return
-        self._faces.bind()
-        self._faces.closed = True
         self._episode = None
         self._tenant.leave()
         try:

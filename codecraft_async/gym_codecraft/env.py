@@ -181,13 +181,8 @@ class CodeCraftEnv(gymnasium.Env[Observation, str]):
 
     async def aclose(self) -> None:
         """Give the sandbox back, and end it if it is the environment's own. Idempotent."""
-        if self._faces.closed:
+        if not self._faces.start_closing(self._abandon):
             return
-        if self._faces.is_stranded:
-            self._abandon()
-            return
-        self._faces.bind()
-        self._faces.closed = True
         self._bench.clear()
         if self._owns_runtime:
             await self.runtime.aclose()

@@ -30,8 +30,9 @@ class EvalRules:
 
     max_turns: int = 10
     stop_at: float | None = SUCCESS
-    retry_submissions: bool = False
-    """A submission that is not worth `stop_at` counts as a turn, and the episode goes on."""
+    hidden_submissions: bool = False
+    """What an agent submits, and in Python each function that it defines, is judged without ending the episode, until
+    it is worth 1."""
     limit_s: float = 3600.0
     """How long an episode may take, in seconds."""
     attempts: int = 2
@@ -78,7 +79,7 @@ async def evaluate(
     rules = rules or EvalRules()
     envs = cast("Sequence[AsyncEnv]", env.envs if isinstance(env, AsyncioVectorEnv) else env)
     run = _Run(list(tasks), make_agent, rules, dataset, on_episode)
-    seats = [Seat(each, run.plays, rules.retry_submissions) for each in envs]
+    seats = [Seat(each, run.plays, hides_submissions=rules.hidden_submissions) for each in envs]
     for attempt in range(rules.attempts):
         waiting, run.again, run.is_last = run.again, [], attempt == rules.attempts - 1
         batch = await run_episodes(seats, run.player, map(_plan, waiting), limit_s=rules.limit_s, on_result=run.take)

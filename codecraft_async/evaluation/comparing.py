@@ -8,7 +8,8 @@ from itertools import zip_longest
 from statistics import fmean
 from typing import Any, Final
 
-from codecraft_async.evaluation.records import EpisodeLog, LogError
+from codecraft_async.evaluation.errors import LogError
+from codecraft_async.evaluation.records import EpisodeLog
 from codecraft_async.evaluation.statistics import mcnemar_exact
 
 __all__ = ["Comparison", "Difference", "different_rewards"]

@@ -7,18 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
+from codecraft_async.evaluation.errors import LogError
 from codecraft_async.llm import Usage
 
-__all__ = ["SUCCESS", "EpisodeLog", "LogError", "Turn", "as_log", "episode_from", "json_value", "printed"]
+__all__ = ["SUCCESS", "EpisodeLog", "Turn", "as_log", "episode_from", "json_value", "printed"]
 
 SUCCESS: Final = 1.0
 """The reward of an episode that counts as solved, as in InterCode."""
 _BLOCKED: Final = "blocked"
 _FINISHED: Final = ("terminated", "truncated")
-
-
-class LogError(ValueError):
-    """A log cannot be read or gone on with; the message names the file, the entry and what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)

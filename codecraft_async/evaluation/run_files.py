@@ -11,22 +11,15 @@ from typing import Any, Final, Self, cast
 import orjson
 
 from codecraft_async._trajectory_files import write_all
+from codecraft_async.evaluation.errors import LogError, RunBusy, RunChanged
 from codecraft_async.evaluation.reading import EPISODES, LOG, read_lines
-from codecraft_async.evaluation.records import EpisodeLog, LogError, as_log, json_value
+from codecraft_async.evaluation.records import EpisodeLog, as_log, json_value
 
-__all__ = ["RunBusy", "RunChanged", "RunFiles", "write_whole"]
+__all__ = ["RunFiles", "write_whole"]
 
 _SETTINGS: Final = "run.json"
 _LOCK: Final = "lock"
 _JSON: Final = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-
-
-class RunBusy(LogError):
-    """Another process is writing the run."""
-
-
-class RunChanged(LogError):
-    """The run was begun with other settings; the message names them."""
 
 
 class RunFiles:

@@ -51,7 +51,7 @@ class Live:
     def _told(self) -> str:
         parts = [f"solved {self._solved} of {self._counted}"]
         if self._others:
-            parts.append(f"not counted {self._others}")
+            parts.append(f"void {self._others}")
         if self._tokens:
             parts.append(f"{self._tokens} tokens")
         return ", ".join(parts)
@@ -71,7 +71,7 @@ def live(console: Console, *, done: int, total: int) -> Generator[Live]:
 def _line(episode: EpisodeLog) -> str:
     how = f"reward {episode.max_reward:.2f}, {len(episode.turns)} turns, {episode.wall_s:.1f} s"
     if episode.corrupt_gold:
-        how = "not counted: the gold fails"
+        how = "void: the gold fails"
     elif not episode.counts:
         how = f"{episode.end.replace('_', ' ')}: {episode.error}"
     return f"{episode.key}: {how}"

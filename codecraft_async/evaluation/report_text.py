@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,19 +16,20 @@ from codecraft_async.evaluation.report import Group, Report
 
 __all__ = ["as_markdown", "comparison_markdown", "show", "show_comparison"]
 
-_HEAD: Final = ("", "episodes", "solved", "success", "95 %", "mean reward", "turns", "errors", "not counted")
+_HEAD: Final = ("", "played", "solved", "success", "95 %", "reward", "turns", "errors", "void")
 _SUCCESS: Final = (
-    "success: an episode's highest reward is 1; 95 %: Wilson's interval; mean reward: of the highest ones; turns: "
-    "mean; errors: share of the turns whose action was not valid"
+    "success: an episode's highest reward is 1; 95 %: Wilson's interval; reward: mean of the highest ones; turns: "
+    "mean; errors: share of the turns whose action was not valid; void: episodes that say nothing of the agent"
 )
 _MAX_NAMES: Final = 40
 
 
 def show(report: Report, console: Console) -> None:
     """Print a report."""
-    table = Table(title=Text(printable(report.name)), title_justify="left", caption=_SUCCESS, caption_justify="left")
+    table = Table(title=Text(printable(report.name)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.caption, table.caption_justify = _SUCCESS, "left"
     for number, name in enumerate(_HEAD):
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
+        table.add_column(name, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
     for section in _sections(report):
         for row in section:
             table.add_row(*(Text(printable(cell)) for cell in row))
@@ -61,7 +63,7 @@ def _sections(report: Report) -> list[list[tuple[str, ...]]]:
 
 
 def _row(group: Group) -> tuple[str, ...]:
-    interval = "-" if group.low is None or group.high is None else f"{100 * group.low:.1f} to {100 * group.high:.1f}"
+    interval = "-" if group.low is None or group.high is None else f"{100 * group.low:.1f}-{100 * group.high:.1f}"
     return (
         group.name,
         str(group.episodes),
@@ -85,7 +87,7 @@ def _lines(report: Report) -> list[str]:
     odd = {end: count for end, count in report.ends.items() if end not in ("terminated", "truncated")}
     if odd:
         told = ", ".join(f"{end}: {count}" for end, count in odd.items())
-        lines.append(f"not counted, for they say nothing of the agent: {told}")
+        lines.append(f"void, for they say nothing of the agent: {told}")
     if report.usage.total_tokens:
         about = " (estimated where the endpoint did not say)" if report.usage.is_estimate else ""
         cost = "" if report.cost is None else f"; cost {report.cost:.4f}"

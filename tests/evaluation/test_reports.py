@@ -66,7 +66,7 @@ def test_reports_as_tables() -> None:
     report = Report.of("a|b [red]*x*\x1b[2J", EPISODES)
     markdown = as_markdown(report)
     assert "# a\\|b \\[red\\]\\*x\\* \\[2J" == markdown.splitlines()[0]
-    assert "| all | 5 | 2 | 40.0 % | 11.8 to 76.9 | 0.480 | 1.6 | 25.0 % | 2 |" in markdown
+    assert "| all | 5 | 2 | 40.0 % | 11.8-76.9 | 0.480 | 1.6 | 25.0 % | 2 |" in markdown
     assert "solved by turn (turn: episodes): 1: 1, 2: 1" in markdown
     console = Console(file=io.StringIO(), width=120)
     show(report, console)

@@ -9,12 +9,13 @@ from statistics import fmean
 from typing import Any, Final
 
 from codecraft_async.evaluation.errors import LogError
-from codecraft_async.evaluation.records import EpisodeLog
+from codecraft_async.evaluation.records import EpisodeLog, Turn
 from codecraft_async.evaluation.statistics import mcnemar_exact
 
 __all__ = ["Comparison", "Difference", "different_rewards"]
 
 _TOLERANCE: Final = 0.005
+_NO_TURN: Final = Turn("", None, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,8 @@ def different_rewards(
         if key not in second:
             continue
         for number, (one, other) in enumerate(zip_longest(episode.turns, second[key].turns)):
+            action = (one or other or _NO_TURN).action
             rewards = (None if one is None else one.reward, None if other is None else other.reward)
             if rewards[0] is None or rewards[1] is None or abs(rewards[0] - rewards[1]) > tolerance:
-                found.append(Difference(key, number, (one or other).action, *rewards))  # one of the two is there
+                found.append(Difference(key, number, action, *rewards))
     return found

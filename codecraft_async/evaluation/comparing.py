@@ -36,7 +36,7 @@ class Comparison:
     mean_reward_difference: float
     """Of the highest rewards: second minus first, mean over the pairs."""
     p_value: float
-    """That lost and won differ by chance alone: McNemar's exact test, two-sided."""
+    """How likely chance alone splits the pairs that differ at least so unevenly: McNemar's exact test, two-sided."""
 
     @classmethod
     def of(cls, first: Mapping[str, EpisodeLog], second: Mapping[str, EpisodeLog]) -> Comparison:

@@ -108,7 +108,7 @@ def _compared(comparison: Comparison, names: tuple[str, str]) -> list[str]:
         f"solved only by the first ({len(comparison.lost)}): {_names(comparison.lost)}",
         f"solved only by the second ({len(comparison.won)}): {_names(comparison.won)}",
         f"mean reward: {comparison.mean_reward_difference:+.3f}",
-        f"p = {comparison.p_value:.4g} that this is chance (McNemar's exact test, two-sided)",
+        f"p = {comparison.p_value:.4g}: how likely chance alone splits so unevenly (McNemar's exact test, two-sided)",
     ]
 
 

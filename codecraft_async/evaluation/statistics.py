@@ -32,7 +32,7 @@ def wilson(successes: int, trials: int, *, z: float = Z_95) -> tuple[float, floa
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Return the two-sided p value that as many pairs, or pairs as unequally split, differ by chance alone.
+    """Return how likely chance alone splits the pairs that differ at least so unevenly: a two-sided p value.
 
     The exact form of Q. McNemar, "Note on the sampling error of the difference between correlated proportions or
     percentages", Psychometrika 12 (1947), 153-157: pairs that differ fall to either side with probability 1/2, so the

@@ -118,7 +118,7 @@ def test_a_comparison_counted_by_hand() -> None:
     assert (2 / 3, 2 / 3, 1.0) == (compared.first_rate, compared.second_rate, compared.p_value)
     assert pytest.approx((0 - 0.75 + 0.5) / 3) == compared.mean_reward_difference
     text = comparison_markdown(compared, ("a", "b"))
-    assert "solved only by the first (1): 1" in text and "p = 1 " in text
+    assert "solved only by the first (1): 1" in text and "p = 1: " in text
 
 
 def test_logs_that_cannot_be_compared() -> None:

@@ -32,7 +32,7 @@ from codecraft_async.evaluation.tasks import EvalTask, tasks_of
 from codecraft_async.intercode.filesystems import FileTree
 from codecraft_async.llm import Budget, ChatClient, DiskCache, Endpoint, Prices, RateLimits, Usage
 from codecraft_async.vector import AsyncioVectorEnv
-from codecraft_curriculum import Curriculum, Dataset, load_curriculum, load_dataset
+from codecraft_curriculum import Curriculum, Dataset, load_curriculum
 from codecraft_pool._aio import finish
 
 __all__ = ["run_eval"]
@@ -75,7 +75,7 @@ class _Run:
     async def play(self) -> int:
         """Play what is missing, and report."""
         options = self._options
-        source = await asyncio.to_thread(self._source)
+        source = await self._source()
         tasks = tasks_of(source, options.tasks, samples=options.samples)
         endpoint = await asyncio.to_thread(self._endpoint) if options.uses_model else None
         settings = await asyncio.to_thread(options.settings, "" if endpoint is None else endpoint.model)
@@ -125,13 +125,15 @@ class _Run:
                 )
                 raise
 
-    def _source(self) -> Dataset | Curriculum:
-        """Return the tasks (blocking)."""
+    async def _source(self) -> Dataset | Curriculum:
+        """Return the tasks."""
+        options = self._options
         if not self._kind.has_rows:
-            return load_curriculum(self._options.data or "builtin")
-        if self._options.data is None:
+            return await asyncio.to_thread(load_curriculum, options.data or "builtin")
+        if options.data is None:
             raise SettingsError(f"--data is missing: the rows that {self._kind.id} is to play")
-        return load_dataset(self._options.data, trust_pickle=self._options.trust_pickle)
+        trust = {"trust_pickle": True} if options.trust_pickle else {}
+        return await self._kind.dataset(options.data, backend=options.backend, **trust, **self._arguments)
 
     def _endpoint(self) -> Endpoint:
         """Return where the model is (blocking: it reads .env)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import types
@@ -18,6 +19,7 @@ from codecraft_async.evaluation.errors import SettingsError
 from codecraft_async.intercode.base import InterCodeEnv
 from codecraft_async.intercode.vector import InterCodeVectorEnv
 from codecraft_async.vector import AsyncioVectorEnv
+from codecraft_curriculum import Dataset
 
 __all__ = ["EnvKind"]
 
@@ -104,6 +106,20 @@ class EnvKind:
                 raise SettingsError(f"{self.id} has no option {name!r}; it has: {', '.join(sorted(known))}")
         return {name: _typed(text, known[name], f"option {name!r} of {self.id}") for name, text in texts.items()}
 
+    async def dataset(self, data_path: str, **options: Any) -> Dataset:
+        """Return the rows of a file, as the environment reads it, whose fields may have names of their own.
+
+        Raises:
+            SettingsError: An option has a value that it cannot have.
+            CurriculumError, OSError: The data cannot be read.
+        """
+        options = {**self._defaults, **options, "data_path": data_path}
+        options.pop("env", None)
+        env = cast(InterCodeEnv, await asyncio.to_thread(self._make, self.single, **options))
+        await env.aclose()  # nothing was started
+        assert env.dataset is not None
+        return env.dataset
+
     def open(self, num_envs: int, **options: Any) -> AsyncioVectorEnv[Any, Any]:
         """Return so many environments, closed by the caller.
 
@@ -111,14 +127,14 @@ class EnvKind:
             SettingsError: An option has a value that it cannot have.
             CurriculumError, OSError: Data cannot be read.
         """
-        make = cast(Any, self.vector)
-        try:
-            env: AsyncioVectorEnv[Any, Any] = make(num_envs, **self._defaults, **options)
-        except (TypeError, ValueError) as error:
-            if isinstance(error, UnicodeError):
-                raise
-            raise SettingsError(f"{self.id}: {error}") from error
+        env: AsyncioVectorEnv[Any, Any] = self._make(self.vector, num_envs, **self._defaults, **options)
         return env
+
+    def _make(self, kind: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return kind(*args, **options)
+        except (TypeError, ValueError) as error:
+            raise SettingsError(f"{self.id}: {error}") from error
 
 
 def _known() -> list[str]:

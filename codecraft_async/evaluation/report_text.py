@@ -87,7 +87,7 @@ def _lines(report: Report) -> list[str]:
     odd = {end: count for end, count in report.ends.items() if end not in ("terminated", "truncated")}
     if odd:
         told = ", ".join(f"{end}: {count}" for end, count in odd.items())
-        lines.append(f"void, for they say nothing of the agent: {told}")
+        lines.append(f"void, for they say nothing of the agent: {told}{_at_least(report)}")
     if report.usage.total_tokens:
         about = " (estimated where the endpoint did not say)" if report.usage.is_estimate else ""
         cost = "" if report.cost is None else f"; cost {report.cost:.4f}"
@@ -95,6 +95,15 @@ def _lines(report: Report) -> list[str]:
             f"tokens: {report.usage.prompt_tokens} of prompts, {report.usage.completion_tokens} of answers{about}{cost}"
         )
     return lines
+
+
+def _at_least(report: Report) -> str:
+    """Return what the rate would be if all that ended early were the agent's doing; golds that fail never are."""
+    blamed = report.total.not_counted - report.ends.get("corrupt_gold", 0)
+    if not blamed:
+        return ""
+    rate = report.total.successes / (report.total.episodes + blamed)
+    return f"; were those without a reward unsolved, success would be {_percent(rate)}"
 
 
 def _compared(comparison: Comparison, names: tuple[str, str]) -> list[str]:

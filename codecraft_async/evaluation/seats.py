@@ -18,12 +18,12 @@ __all__ = ["WORTH", "Play", "Seat"]
 
 WORTH: Final = "worth"
 """The key of `info` under which agents find what their last action was worth; None where it was not scored."""
+_OF_EVERY_STEP: Final = frozenset(empty_info("")) - {"reason"} | {"index", "action_executed", WORTH}
 _SKIP: Final = "skip"
 _SUBMIT: Final = "submit"
-_PYTHON: Final = "ic_python"
+_PYTHON, _CTF = "ic_python", "ic_ctf"
 _NOT_YET: Final = "That is not right. Keep trying."
 _RIGHT: Final = "That is right."
-_OF_EVERY_STEP: Final = frozenset(empty_info("")) - {"reason"} | {"index", "action_executed"}
 
 
 @dataclass(slots=True)
@@ -77,11 +77,11 @@ class Seat:
         if action is END and (self._hides or self._play.is_scored):
             return await self._env.astep(_SKIP)
         if self._hides and action is not END and action.startswith(_SUBMIT):
-            return await self._try(action, action.removeprefix(_SUBMIT).strip(), _NOT_YET)
+            return await self._try(action, action.removeprefix(_SUBMIT).strip(), _NOT_YET, self._info)
         observation, reward, terminated, truncated, info = await self._env.astep(str(action))
         function = defined_function(action) if self._tests_functions and not (terminated or truncated) else ""
         if function:
-            return await self._try(action, function, text_of(observation), has_run=_has_run(info))
+            return await self._try(action, function, text_of(observation), info)
         worth = float(info["score"]) if info.get("graded") else float(reward)
         info = self._take(info, worth)
         if info.get("valid", True):
@@ -89,18 +89,20 @@ class Seat:
         return observation, reward, terminated, truncated, info
 
     async def _try(
-        self, action: Move, submission: str, observation: str, *, has_run: bool = True
+        self, action: Move, submission: str, observation: str, info: dict[str, Any]
     ) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Find out what a submission is worth; the episode goes on, unless that is all that can be earned."""
+        """Find out what a submission is worth; the episode goes on, unless it is right."""
         try:
             worth, details = await self._inner.ascore(submission)
         except (GraderFailed, PoolError) as error:
-            self._info = tell_fault(dict(self._info), error)
+            self._info = tell_fault(dict(info), error)
             return "", 0.0, False, True, self._info
-        info = self._take({**self._info, **details, "graded": True}, worth)
-        is_solved = worth >= SUCCESS
-        self._note(action, _RIGHT if is_solved and observation is _NOT_YET else observation, worth, valid=has_run)
-        return observation, worth, is_solved, False, info
+        has_run = observation is _NOT_YET or _has_run(info)
+        is_right = worth >= SUCCESS or (worth > 0 and self._name == _CTF)  # hints may have cost something
+        observation = _RIGHT if is_right and observation is _NOT_YET else observation
+        info = self._take({**info, **details, "graded": True}, worth)
+        self._note(action, observation, worth, valid=has_run)
+        return observation, worth, is_right, False, info
 
     async def aclose(self) -> None:
         """Leave the environment to its owner."""

@@ -179,7 +179,7 @@ async def test_thoughts(scored: InterCodeVectorEnv) -> None:
 
 
 class Flags(Sayings):
-    """Pays 1 for the submission that is the gold, one half for any other, and breaks at one of them."""
+    """Pays 1 for the submission that is the gold, less after a hint, and breaks at one of them."""
 
     name: ClassVar[str] = "ic_ctf"
 
@@ -187,13 +187,18 @@ class Flags(Sayings):
         """Look at the submission."""
         if self.submission == "crash":
             raise ZeroDivisionError("a bug")
-        return (1.0 if self.submission == self.gold else 0.5), {"submission": self.submission}
+        hints = 0.1 * len([action for action, _ in self.trajectory if action == "hint"])
+        return (1.0 - hints if self.submission == self.gold else 0.0), {"submission": self.submission}
 
 
 class Functions(Flags):
-    """The same, in Python."""
+    """Half of the tests pass, whatever the function."""
 
     name: ClassVar[str] = "ic_python"
+
+    async def get_reward(self) -> tuple[float, dict[str, Any]]:
+        """Run no test."""
+        return 0.5, {"submission": self.submission}
 
 
 async def hidden(env: type[Flags], *moves: str) -> EpisodeLog:
@@ -208,20 +213,21 @@ async def hidden(env: type[Flags], *moves: str) -> EpisodeLog:
 async def test_submissions_that_may_be_wrong() -> None:
     """A wrong flag is a turn, the right one ends the episode, and no turn but those earns anything."""
     played = await hidden(Flags, "echo 2", "submit 1", "submit 2", "echo 3")
-    assert [("echo 2", 0.0, "2"), ("submit 1", 0.5, "That is not right. Keep trying."), ("submit 2", 1.0, None)] == [
-        (turn.action, turn.reward, turn.observation if turn.reward < 1 else None) for turn in played.turns
-    ]
-    assert (True, "terminated", "2") == (played.is_success, played.end, played.info["submission"])
+    assert [
+        ("echo 2", 0.0, "2"),
+        ("submit 1", 0.0, "That is not right. Keep trying."),
+        ("submit 2", 1.0, "That is right."),
+    ] == [(turn.action, turn.reward, turn.observation) for turn in played.turns]
+    assert (True, "terminated", {"submission": "2"}) == (
+        played.is_success,
+        played.end,
+        {key: value for key, value in played.info.items() if key == "submission"},
+    )
+    assert [0.0, 0.9] == [turn.reward for turn in (await hidden(Flags, "hint", "submit 2", "echo 3")).turns]
     given_up = await hidden(Flags, "submit 1", "skip")
-    assert ([0.5, 0.0], "terminated", 0.5) == (
-        [turn.reward for turn in given_up.turns],
-        given_up.end,
-        given_up.max_reward,
-    )
-    assert ("fault", "grader: ZeroDivisionError: a bug") == (
-        (broken := await hidden(Flags, "submit crash")).end,
-        broken.error,
-    )
+    assert (2, "terminated", 0.0) == (len(given_up.turns), given_up.end, given_up.max_reward)
+    broken = await hidden(Flags, "submit crash")
+    assert ("fault", "grader: ZeroDivisionError: a bug") == (broken.end, broken.error)
 
 
 async def test_functions_are_judged_when_they_are_defined() -> None:

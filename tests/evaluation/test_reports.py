@@ -68,6 +68,7 @@ def test_reports_as_tables() -> None:
     assert "# a\\|b \\[red\\]\\*x\\* \\[2J" == markdown.splitlines()[0]
     assert "| all | 5 | 2 | 40.0 % | 11.8-76.9 | 0.480 | 1.6 | 25.0 % | 2 |" in markdown
     assert "solved by turn (turn: episodes): 1: 1, 2: 1" in markdown
+    assert "were those without a reward unsolved, success would be 33.3 %" in markdown
     console = Console(file=io.StringIO(), width=120)
     show(report, console)
     assert isinstance(console.file, io.StringIO)

@@ -31,6 +31,14 @@ class Move(str):
         move.answer, move.thought, move.step = answer, thought, step
         return move
 
+    @classmethod
+    def of(cls, action: str) -> Move:
+        """Return an action as one that can be sent to a sandbox: halves of surrogate pairs become question marks."""
+        move = action if isinstance(action, Move) else cls(action)
+        if move.isascii() or (text := move.encode("utf-8", "replace").decode()) == move:
+            return move
+        return cls(text, answer=move.answer, thought=move.thought, step=move.step)
+
 
 END: Final = Move("submit")
 """What an agent returns that has nothing more to do, whether or not submissions are its own."""

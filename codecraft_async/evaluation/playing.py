@@ -176,7 +176,7 @@ class _Player:
             action = await self._agent.act(observation, info)
         except (EndpointUnreachable, KeyRejected, QuotaExhausted) as error:
             raise ModelRefused(str(error)) from error
-        return action if isinstance(action, Move) else Move(action)
+        return Move.of(action)
 
 
 def _plan(task: EvalTask) -> EpisodePlan:

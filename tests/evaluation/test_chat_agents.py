@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
 from typing import Any, Unpack
 
 import pytest
@@ -21,10 +22,13 @@ from codecraft_async.evaluation import (
     language_of,
     tasks_of,
 )
+from codecraft_async.evaluation.cast import CountedModel
 from codecraft_async.intercode import InterCodeVectorEnv
-from codecraft_async.llm import ChatOptions, ChatReply, Message, Tool, Usage
+from codecraft_async.llm import ChatOptions, ChatReply, DiskCache, Message, Tool, Usage
 from codecraft_async.pool import FakeLauncher
+from tests.agents.chats import client_of
 from tests.intercode.fakes import DATA, Sayings, answer
+from tests.llm.openai_server import OpenAIServer
 
 pytestmark = pytest.mark.anyio
 BASH = language_of("ic_bash")
@@ -84,6 +88,28 @@ async def test_trying_again(scored: InterCodeVectorEnv) -> None:
     assert retry[1].startswith(
         "No Bash code was found in your last answer, and nothing was run. Answer with one fenced"
     )
+
+
+async def test_trying_where_submissions_alone_are_paid(unscored: InterCodeVectorEnv) -> None:
+    """The model is told of no reward, and submits by itself."""
+    model = Model("```\necho 2\n```", "```\nsubmit\n```")
+    episode = await played(unscored, lambda task: TryAgainAgent(model, task, language_of("CodeEnv")))
+    assert [("echo 2", 0.0), ("submit", 1.0)] == [(turn.action, turn.reward) for turn in episode.turns]
+    assert "It printed:\n2\n\nThe next action?" == model.asked[-1][-1][1]
+    assert "check your work" in model.asked[0][0][1] and "the reward. As long" not in model.asked[0][0][1]
+
+
+async def test_what_a_killed_run_has_paid_for_is_counted_once(tmp_path: Path) -> None:
+    """Answers from the cache were paid for: they count, unless a log has counted their episode."""
+    message = [Message("user", "?")]
+    async with OpenAIServer() as server:
+        for counted, spent in ((set[str](), 15), (set[str](), 15), ({"7"}, 0)):
+            async with client_of(server, cache=DiskCache(tmp_path)) as client:
+                model = CountedModel(client, counted)
+                for _ in range(2):
+                    await model.chat(message, salt="7/1", fair_key="7")
+                assert spent == client.budget.spent.total_tokens
+    assert 1 == len(server.asked)
 
 
 async def test_trying_again_by_completion(scored: InterCodeVectorEnv) -> None:

@@ -172,10 +172,12 @@ async def test_samples(unscored: InterCodeVectorEnv) -> None:
 
 
 async def test_thoughts(scored: InterCodeVectorEnv) -> None:
-    """What an agent says beside its action is in the log."""
-    moves = [Move("echo 7", thought="hm"), Move("echo 1", step="say it")]
+    """What an agent says beside its action is in the log; what no sandbox can be sent is not in the action."""
+    moves = [Move("echo \ud800é", thought="hm"), Move("echo 1", step="say it")]
     turns = (await evaluate(scored, says(*moves), tasks_of(DATA, [1]))).episodes["1"].turns
-    assert [("hm", ""), ("", "say it")] == [(turn.thought, turn.step) for turn in turns]
+    assert [("echo ?é", "hm", ""), ("echo 1", "", "say it")] == [
+        (turn.action, turn.thought, turn.step) for turn in turns
+    ]
 
 
 class Flags(Sayings):

@@ -28,6 +28,7 @@ REAPING: Final = frozenset(
         *(
             "bash",
             "env_branches",
+            "eval_cli",
             "guide",
             "killed_containers",
             "pulls",

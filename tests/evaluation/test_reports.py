@@ -79,7 +79,7 @@ def test_reports_as_tables() -> None:
 
 @pytest.mark.parametrize(
     ("successes", "trials", "low", "high"),
-    # The first two as R's prop.test(..., correct = FALSE) and binom's wilson give them; the ends by the formula.
+    # 81 of 263 is an example of R. G. Newcombe's, Statistics in Medicine 17 (1998), 857-872; the others by hand.
     [(2, 5, 0.1176, 0.7693), (81, 263, 0.2553, 0.3662), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (0, 0, 0.0, 1.0)],
 )
 def test_wilsons_interval(successes: int, trials: int, low: float, high: float) -> None:

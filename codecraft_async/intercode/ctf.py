@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import shlex
 from collections.abc import Mapping
@@ -19,13 +20,14 @@ from codecraft_async.intercode.ctf_data import CtfDataset, CtfTask
 from codecraft_async.intercode.terminal import BASH, ROOT, Bash, SeparateCommands
 from codecraft_async.intercode.vector import InterCodeVectorEnv
 from codecraft_curriculum import Dataset, RandomSource, Record
-from codecraft_pool import CommandResult, Recipe
+from codecraft_pool import CommandResult, Recipe, RequestRefused
 
 __all__ = ["CtfEnv", "CtfVectorEnv"]
 
 _HINT: Final = "hint"
 _DIRECT: Final = ("python -c", "python3 -c")
 _MAX_SEED: Final = 1 << 62
+_MAX_SETUP_BYTES: Final = 8 << 20
 _WHERE: Final = "printf '\\0%s\\0' \"$PWD\""
 
 
@@ -120,20 +122,36 @@ class CtfEnv(InterCodeEnv):
             SandboxLost: The sandbox died.
         """
         task, directory = self._task, "/"
-        if task is not None:
+        if task is None:
+            await ctf_assets.unpack(self.sandbox, None, owner=self._owner)
+        else:
             if self._fresh and self._tasks is not None:
                 task = self._task = await asyncio.to_thread(self._tasks.fresh, task.record.index, self._seed)
                 self.record = task.record
-            wrong = await ctf_assets.unpack(self.sandbox, task.archive, task.task_id, owner=self._owner)
-            if wrong:
-                raise EpisodeError(f"{_name_of(task)}: its assets cannot be put into the sandbox: {wrong[-500:]}")
+            await self._unpack(task)
             directory = f"{ctf_assets.ROOT}/{task.task_id}"
             if task.setup:
                 directory = await self._set_up(task, directory)
         if self._compat:
             self._terminal = SeparateCommands(self.sandbox, _words, cwd=directory, user=self._owner)
-        else:
+            return
+        try:
             self._terminal = await Bash.open(self.sandbox, cwd=directory, user=self._owner)
+        except RequestRefused as exc:
+            if task is None or exc.errno not in (errno.EACCES, errno.ENOENT, errno.ENOTDIR):
+                raise
+            raise EpisodeError(f"{_name_of(task)}: actions cannot begin where its setup ended: {exc.strerror}") from exc
+
+    async def _unpack(self, task: CtfTask) -> None:
+        wrong = await ctf_assets.unpack(self.sandbox, task.archive, task.task_id, owner=self._owner)
+        if not wrong:
+            return
+        if task.archive is None:
+            remedy = "the image has to hold them, unless there is an assets_dir"
+        else:
+            room = self.sandbox.spec.layer_limit_bytes
+            remedy = f"they have {len(task.archive)} bytes, and root's files room for {room}, by limits.memory_bytes"
+        raise EpisodeError(f"{_name_of(task)}: its assets cannot be had in the sandbox: {_short(wrong)}; {remedy}")
 
     async def _set_up(self, task: CtfTask, directory: str) -> str:
         """Run the set-up in a bash of root's that stays open, so that what it started in the background goes on.
@@ -143,7 +161,7 @@ class CtfEnv(InterCodeEnv):
         env = {**ROOT, "PWD": directory, "HIDDEN": ctf_assets.HIDDEN}
         shell = self.sandbox.shell(cwd=directory, env=env, shell=BASH, merge_stderr=True, user="root")
         await shell.__aenter__()
-        result = await shell.run(task.setup, limit_s=self._setup_limit_s)
+        result = await shell.run(task.setup, limit_s=self._setup_limit_s, max_output_bytes=_MAX_SETUP_BYTES)
         if result.exit_code != 0:
             raise EpisodeError(f"{_name_of(task)}: its setup failed: {_ending(result, self._setup_limit_s)}")
         if self._compat and not task.setup.startswith("cd"):
@@ -259,5 +277,14 @@ def _name_of(task: CtfTask) -> str:
 
 
 def _ending(result: CommandResult, limit_s: float) -> str:
-    how = f"it took longer than {limit_s:g} s" if result.timed_out else f"exit code {result.exit_code}"
-    return f"{how}: {result.stdout.decode(errors='replace').strip()[-500:]}"
+    how = f"exit code {result.exit_code}" if result.signal == 0 else f"signal {result.signal}"
+    if result.timed_out:
+        how = f"it took longer than {limit_s:g} s"
+    elif result.truncated:
+        how = f"it printed more than {_MAX_SETUP_BYTES} bytes"
+    return f"{how}: {_short(result.stdout.decode(errors='replace'))}"
+
+
+def _short(text: str) -> str:
+    """Return the end of what a command said, on one line."""
+    return " ".join(text.split())[-300:]

@@ -31,13 +31,8 @@ _STAGE: Final = "/.assets.tar"
 _UNPACK_LIMIT_S: Final = 60.0
 _TYPES: Final = {"file": tarfile.REGTYPE, "directory": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE}
 
-# Owners are told by name, for the agent is another number in each sandbox; root in compatible mode owns all.
-_UNPACK: Final = """
-set -e
-if [ -n "$3" ]; then tar -xp $4 -f "$3" -C /; else chown -hR "$2" "/ctf/$1"; fi
-chown "$2" /home/agent /workspace
-rm -f /.assets.tar
-"""
+# In a sandbox of root's these are root's.
+_AGENTS: Final = ("home/agent", "workspace")
 
 
 def pack_directory(directory: Path, task_id: str) -> bytes:
@@ -51,8 +46,7 @@ def pack_directory(directory: Path, task_id: str) -> bytes:
         raise TaskFileError(
             directory, f"is no directory: the assets of task {task_id!r} belong there; make an empty one if it has none"
         )
-    archive, total = _Archive(), 0
-    archive.directory(f"ctf/{task_id}", stat.S_IMODE(directory.stat().st_mode))
+    archive, total = _Archive.of_task(task_id, stat.S_IMODE(directory.stat().st_mode)), 0
     for folder, names, files in os.walk(directory, onerror=_raise):
         names[:] = sorted(name for name in names if name != _SOLUTIONS)
         for name in [*names, *sorted(files)]:
@@ -68,8 +62,7 @@ def pack_directory(directory: Path, task_id: str) -> bytes:
 
 def pack_assets(assets: Assets, task_id: str) -> bytes:
     """Return the archive of assets that were made."""
-    archive = _Archive()
-    archive.directory(f"ctf/{task_id}", 0o755)
+    archive = _Archive.of_task(task_id, 0o755)
     archive.add_all(assets.files, f"ctf/{task_id}", owner="agent")
     if assets.hidden:
         archive.directory(HIDDEN[1:], 0o700, owner="root")
@@ -97,25 +90,33 @@ def assets_image(assets_dir: Path | str, *, base: str = "codecraft/ctf") -> File
     return FileTree(archive.end(), base, "" if recipe is None else recipe.digest())
 
 
-async def unpack(sandbox: Sandbox, archive: bytes | None, task_id: str, *, owner: str) -> str:
+async def unpack(sandbox: Sandbox, archive: bytes | None, task_id: str = "", *, owner: str) -> str:
     """Have the task's files in a sandbox, and the agent's directories be *owner*'s; return what was wrong, or "".
 
-    Without an archive they are in the image already.
+    Without an archive they are in the image already; without a task there are none.
 
     Raises:
         SandboxLost: The sandbox died.
     """
-    source, rest = ("", b"") if archive is None else ("-", archive)
-    if len(rest) > _CHUNK_BYTES:
-        for start in range(0, len(rest), _CHUNK_BYTES):
-            chunk = rest[start : start + _CHUNK_BYTES]
-            result = await sandbox.run(f"cat >> {_STAGE}", cwd="/", stdin=chunk, merge_stderr=True)
-            if result.exit_code != 0:
-                return result.stdout.decode(errors="replace")
-        source, rest = _STAGE, b""
-    options = "--no-same-owner" if owner == "root" else "--same-owner"
-    argv = ["/bin/sh", "-c", _UNPACK, "unpack", task_id, f"{owner}:", source, options]
-    result = await sandbox.run(argv, cwd="/", stdin=rest, limit_s=_UNPACK_LIMIT_S, merge_stderr=True)
+    # Owners are told by name, for the agent is another number in each sandbox.
+    tar, data = ["tar", "-xp", "--no-same-owner" if owner == "root" else "--same-owner", "-C", "/", "-f"], b""
+    if archive is None:
+        argv = ["chown", "-hR", f"{owner}:", *(f"/{path}" for path in _AGENTS)]
+        argv += [f"{ROOT}/{task_id}"] if task_id else []
+    elif len(archive) <= _CHUNK_BYTES:
+        argv, data = [*tar, "-"], archive
+    else:
+        for start in range(0, len(archive), _CHUNK_BYTES):
+            chunk = archive[start : start + _CHUNK_BYTES]
+            wrong = await _do(sandbox, ["/bin/sh", "-c", f"cat >> {_STAGE}"], chunk)
+            if wrong:
+                return wrong
+        argv = ["/bin/sh", "-c", f'"$@" {_STAGE} && rm {_STAGE}', "sh", *tar]
+    return await _do(sandbox, argv, data)
+
+
+async def _do(sandbox: Sandbox, argv: list[str], data: bytes) -> str:
+    result = await sandbox.run(argv, cwd="/", stdin=data, limit_s=_UNPACK_LIMIT_S, merge_stderr=True)
     if result.exit_code == 0:
         return ""
     said = result.stdout.decode(errors="replace").strip()
@@ -128,6 +129,15 @@ class _Archive:
     def __init__(self) -> None:
         self._buffer = io.BytesIO()
         self._tar = tarfile.open(fileobj=self._buffer, mode="w", format=tarfile.PAX_FORMAT)
+
+    @classmethod
+    def of_task(cls, task_id: str, mode: int) -> _Archive:
+        """Return one with the directory of a task, and those of the agent."""
+        archive = cls()
+        for name in _AGENTS:
+            archive.directory(name, 0o755)
+        archive.directory(f"ctf/{task_id}", mode)
+        return archive
 
     def directory(self, name: str, mode: int, *, owner: str = "agent") -> None:
         self._add(name, WorkspaceFile.directory(mode & 0o777), WORKSPACE_MTIME_S, owner)
@@ -162,6 +172,8 @@ class _Archive:
     def join(self, archive: bytes) -> None:
         with tarfile.open(fileobj=io.BytesIO(archive)) as other:
             for member in other:
+                if member.name in _AGENTS:
+                    continue
                 self._tar.addfile(member, other.extractfile(member) if member.isreg() else None)
 
     def end(self) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, Final
@@ -13,18 +14,20 @@ import pytest
 
 from codecraft_async import EpisodeError
 from codecraft_async.curriculum import Dataset
-from codecraft_async.intercode import CtfDataset, CtfEnv, CtfVectorEnv, assets_image
+from codecraft_async.intercode import CtfDataset, CtfEnv, CtfVectorEnv, FileTree, assets_image
 from codecraft_curriculum.ctf import CHALLENGES, Challenge, Script
+from codecraft_pool import DockerLauncher, Images, connect_daemon
 from tests.conftest import ASYNCIO
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
 
+WHEN: Final = 1_600_000_000
 SERVER: Final = (
     "import socket,time; s = socket.create_server(('127.0.0.1', 9000)); print('up', flush=True)\n"
     "while True: c = s.accept()[0]; print('visitor', flush=True); c.sendall(b'hello\\n'); c.close()\n"
 )
 ASK: Final = "cat < /dev/tcp/127.0.0.1/9000"
-ROWS: Final = [
+ROWS: Final[list[dict[str, Any]]] = [
     {
         "query": "What does the server say?",
         "gold": "Flag{a b}",
@@ -57,24 +60,44 @@ def make_assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "7/my files/run").write_text("#!/bin/sh\necho runs\n")
     (root / "7/my files/run").chmod(0o755)
     (root / "7/link").symlink_to("my files/run")
-    (root / "7/large").write_bytes(os.urandom(9 << 20))
-    os.utime(root / "7/my files/run", (1_600_000_000, 1_600_000_000))
+    for path in sorted(root.rglob("*"), reverse=True):  # an image of them is the same in each run of the tests
+        os.utime(path, (WHEN, WHEN), follow_symlinks=False)
     return root
 
 
+@pytest.fixture(scope="module", name="image")
+def make_image(assets: Path, base_image: str) -> FileTree:
+    """An image that holds them."""
+    return assets_image(assets, base=base_image)
+
+
+@pytest.fixture(scope="module", name="launcher")
+async def make_launcher(image: FileTree) -> AsyncGenerator[DockerLauncher]:
+    """What starts the sandboxes of all tests here."""
+    async with await connect_daemon() as daemon:
+        images = Images(daemon, more_recipes=[image])
+        async with DockerLauncher(daemon, images=images, roots="image") as launcher:
+            yield launcher
+
+
 @pytest.fixture(scope="module", name="challenges")
-async def make_challenges(base_image: str) -> AsyncGenerator[CtfEnv]:
+async def make_challenges(launcher: DockerLauncher, base_image: str) -> AsyncGenerator[CtfEnv]:
     """The tasks of the package, each episode with a flag of its own."""
-    env = CtfEnv(base_image, data_path="builtin", backend="docker", fresh_flags=True)
+    env = CtfEnv(base_image, data_path="builtin", backend=launcher, fresh_flags=True)
     yield env
     await env.aclose()
 
 
 @pytest.fixture(scope="module", name="env")
-async def make_env(base_image: str, assets: Path) -> AsyncGenerator[CtfEnv]:
-    """Two tasks of a user's."""
+async def make_env(
+    launcher: DockerLauncher, base_image: str, assets: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncGenerator[CtfEnv]:
+    """Two tasks of a user's, one of them with a large file."""
+    root = tmp_path_factory.mktemp("large")
+    shutil.copytree(assets, root, symlinks=True, dirs_exist_ok=True)
+    (root / "7/large").write_bytes(bytes(9 << 20))
     data = Dataset.from_rows(ROWS, name="own")
-    env = CtfEnv(base_image, data_path=data, assets_dir=assets, backend="docker", hint_cost=0.25, command_limit_s=5.0)
+    env = CtfEnv(base_image, data_path=data, assets_dir=root, backend=launcher, hint_cost=0.25, command_limit_s=5.0)
     yield env
     await env.aclose()
 
@@ -82,6 +105,7 @@ async def make_env(base_image: str, assets: Path) -> AsyncGenerator[CtfEnv]:
 async def played(env: CtfEnv, index: int, script: Script) -> float:
     """What an episode pays where the last line that a script prints is submitted."""
     await env.areset(index=index)
+    observation = ""
     for action in script:
         observation, _, _, _, info = await env.astep(action)
         assert "fault" not in info, info
@@ -100,15 +124,15 @@ async def test_a_challenge_is_proved(challenges: CtfEnv, challenge: Challenge) -
 
 async def test_the_same_seed_makes_the_same_flag(challenges: CtfEnv) -> None:
     """And neither observations nor info tell it before the end."""
-    for _ in range(2):
-        observation, info = await challenges.areset(index=3, seed=5)
+    flags: list[str] = []
+    for seed in (5, 5, 6):
+        observation, info = await challenges.areset(index=4, seed=seed)
         step = await challenges.astep("ls -la; cat /proc/*/cmdline")
-        flag = challenges.gold
-        assert flag not in f"{observation} {info} {step}"
+        flags.append(challenges.gold)
+        assert flags[-1] not in f"{observation} {info} {step}"
         _, reward, _, _, info = await challenges.astep("submit flag{}")
-        assert (0.0, flag, "flag{}") == (reward, info["eval_obs"], info["agent_obs"])
-    assert flag == CtfDataset.builtin().fresh(3, challenges._seed).flag  # pyright: ignore[reportPrivateUsage]
-    assert flag != CtfDataset.builtin().task(3).flag
+        assert (0.0, flags[-1], "flag{}") == (reward, info["eval_obs"], info["agent_obs"])
+    assert flags[0] == flags[1] and 3 == len({*flags, CtfDataset.builtin().task(4).flag})
 
 
 async def test_files_and_servers_of_a_task(env: CtfEnv) -> None:
@@ -118,7 +142,7 @@ async def test_files_and_servers_of_a_task(env: CtfEnv) -> None:
         assert ("What does the server say?", "7", "Web,Easy") == (observation, info["task_id"], info["tags"])
         assert "agent\n/ctf/7/my files\n" == (await env.astep("id -un; pwd"))[0]
         seen = (await env.astep("cd ..; ls; ./link; stat -c '%a %U %Y' 'my files/run'; wc -c < large"))[0]
-        assert f"large\nlink\nmy files\npid\nserver.py\nruns\n755 agent 1600000000\n{9 << 20}\n" == seen
+        assert f"large\nlink\nmy files\npid\nserver.py\nruns\n755 agent {WHEN}\n{9 << 20}\n" == seen
         assert ["hello\n"] * 3 == [(await env.astep(ASK))[0] for _ in range(3)]
         await env.astep("sleep 99 & echo $! > /tmp/sleeping; touch ~/x /ctf/7/x")
         assert "no\n" == (await env.astep("kill $(cat pid) 2>/dev/null || echo no; kill -0 $(cat /tmp/sleeping)"))[0]
@@ -150,7 +174,7 @@ async def test_a_set_up_that_fails(env: CtfEnv) -> None:
 
 async def test_agents_that_destroy(env: CtfEnv) -> None:
     """Whatever is deleted, filled, killed or cancelled: the next episode is as the first."""
-    look = "cd /ctf/7; ls -la . /ctf /tmp /home/agent /srv; " + ASK
+    look = "find /ctf /tmp /home/agent /srv -printf '%M %u %p\\n' | sort; " + ASK
     await env.areset(index=0)
     first = (await env.astep(look))[0]
     for ruin in (
@@ -170,11 +194,10 @@ async def test_agents_that_destroy(env: CtfEnv) -> None:
         assert first == (await env.astep(look))[0]
 
 
-async def test_as_intercode(base_image: str, assets: Path) -> None:
-    """Compatible: root, a bash for each action with its quotes, `python3 -c` in none; assets may be in the image."""
-    rows = [{**ROWS[0], "setup": "cd 'my files'"}]
-    image = assets_image(assets, base=base_image)
-    env = CtfEnv(image, data_path=Dataset.from_rows(rows), backend="docker", compat=True, reward="intercode")
+async def test_as_intercode(launcher: DockerLauncher, image: FileTree) -> None:
+    """Compatible: root, a bash for each action with its quotes, `python3 -c` in none. Assets can be in the image."""
+    data = Dataset.from_rows([{**ROWS[0], "setup": "cd 'my files'"}])
+    env = CtfEnv(image, data_path=data, backend=launcher, compat=True, reward="intercode")
     await env.areset()
     actions = [
         'x=1; echo "a  b"; id -un',
@@ -186,33 +209,39 @@ async def test_as_intercode(base_image: str, assets: Path) -> None:
     ]
     seen = [(await env.astep(action))[0] for action in actions]
     assert ["a  b\nroot\n", "/ctf/7/my files\n.\nroot\n", "$x\n", "Malformed command", ""] == seen[:5]
-    assert "2\nlarge\nlink\nmy files\nserver.py\n" == seen[5]
+    assert "2\nlink\nmy files\nserver.py\n" == seen[5]
     assert 0.0 == (await env.astep("submit"))[1]
     await env.aclose()
-    env = CtfEnv(image, data_path=Dataset.from_rows([{**rows[0], "gold": "AB"}]), backend="docker", reward="intercode")
+    env = CtfEnv(image, data_path=data, backend=launcher, reward="intercode")
     await env.areset()
     assert "agent\n" == (await env.astep("stat -c %U run"))[0]
-    assert 1.0 == (await env.astep("submit: ab or so"))[1]
+    assert 0.0 == (await env.astep("submit Flag{a b}"))[1]
     await env.aclose()
 
 
-def test_registered(base_image: str) -> None:
-    """gymnasium makes it by its id, and many of it, which share the assets."""
-    one: Any = gymnasium.make("codecraft_async:intercode/Ctf-v0", image_name=base_image, data_path="builtin")
-    assert isinstance(one.unwrapped, CtfEnv)
-    one.close()
-    many: Any = gymnasium.make_vec(
-        "codecraft_async:intercode/Ctf-v0",
-        num_envs=3,
-        image_name=base_image,
-        data_path="builtin",
-        sampler="sequential",
-        backend="docker",
+async def test_many(launcher: DockerLauncher, base_image: str) -> None:
+    """They share the assets, and after every episode a sandbox is as good as new."""
+    env = CtfVectorEnv(
+        3, image_name=base_image, data_path="builtin", sampler="sequential", backend=launcher, prove_every=1
     )
-    assert isinstance(many, CtfVectorEnv)
-    observations, infos = many.reset(seed=0)
+    observations, infos = await env.areset(seed=0)
     assert ["lost-branch", "postcard", "close-primes"] == list(infos["task_id"])
-    flags = [CtfDataset.builtin().task(index).flag for index in range(3)]
-    assert [1.0, 0.0, 1.0] == list(many.step((f"submit {flags[0]}", "submit", f"submit {flags[2]}"))[1])
     assert 3 == len(set(observations))
+    await env.astep(("touch x ~/x /tmp/x; sleep 99 &",) * 3)
+    tasks = CtfDataset.builtin()
+    actions = (f"submit {tasks.task(0).flag}", "submit", f"submit {tasks.task(2).flag}")
+    assert [1.0, 0.0, 1.0] == (await env.astep(actions))[1].tolist()
+    infos = (await env.astep(("",) * 3))[4]
+    assert ["notice-board", "gate", "clerk"] == list(infos["task_id"])
+    stats = (await env.runtime.pool()).stats()
+    assert 3 <= stats.proofs and 0 == stats.failed_proofs
+    await env.aclose()
+
+
+def test_registered() -> None:
+    """gymnasium makes it by its id, and many of it."""
+    one: Any = gymnasium.make("codecraft_async:intercode/Ctf-v0", data_path="builtin")
+    many: Any = gymnasium.make_vec("codecraft_async:intercode/Ctf-v0", num_envs=2, data_path="builtin")
+    assert isinstance(one.unwrapped, CtfEnv) and isinstance(many, CtfVectorEnv)
+    one.close()
     many.close()

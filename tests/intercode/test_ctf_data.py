@@ -46,7 +46,7 @@ def test_rows_as_intercode_has_them(tmp_path: Path) -> None:
         task.tags,
     )
     with tarfile.open(fileobj=io.BytesIO(task.archive or b"")) as archive:
-        assert ["ctf/1", "ctf/1/f"] == archive.getnames()
+        assert ["home/agent", "workspace", "ctf/1", "ctf/1/f"] == archive.getnames()
         assert {"agent"} == {member.uname for member in archive}
     assert ("look",) == CtfDataset.read(file).task(0).hints
     assert "flag{y}" not in repr(task)

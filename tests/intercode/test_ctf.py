@@ -178,8 +178,8 @@ async def test_agents_that_destroy(env: CtfEnv) -> None:
     await env.areset(index=0)
     first = (await env.astep(look))[0]
     for ruin in (
-        "rm -rf --no-preserve-root / 2>/dev/null; exec 3>&-; kill -9 $$",
-        "head -c 2G /dev/zero > /tmp/x; head -c 2G /dev/zero > ~/x; head -c 2G /dev/zero > x",
+        "rm -rf /ctf/* /home/*/ /tmp /workspace /bin/bash 2>/dev/null; exec 3>&-; kill -9 $$",
+        "head -c 1G /dev/zero > /tmp/x; head -c 1G /dev/zero > x",
         "kill -9 -1; (trap '' TERM; while :; do :; done) & disown -a; ulimit -n 3",
         ": > server.py; mv /ctf/7 /tmp/7; ln -s / /ctf/7; mkdir -p /tmp/a/b; chmod 0 /tmp/a",
     ):
@@ -196,7 +196,7 @@ async def test_agents_that_destroy(env: CtfEnv) -> None:
 
 async def test_as_intercode(launcher: DockerLauncher, image: FileTree) -> None:
     """Compatible: root, a bash for each action with its quotes, `python3 -c` in none. Assets can be in the image."""
-    data = Dataset.from_rows([{**ROWS[0], "setup": "cd 'my files'"}])
+    data = Dataset.from_rows([{**ROWS[0], "setup": "cd 'my files'", "gold": "Flag{ab}"}])
     env = CtfEnv(image, data_path=data, backend=launcher, compat=True, reward="intercode")
     await env.areset()
     actions = [
@@ -211,11 +211,15 @@ async def test_as_intercode(launcher: DockerLauncher, image: FileTree) -> None:
     assert ["a  b\nroot\n", "/ctf/7/my files\n.\nroot\n", "$x\n", "Malformed command", ""] == seen[:5]
     assert "2\nlink\nmy files\nserver.py\n" == seen[5]
     assert 0.0 == (await env.astep("submit"))[1]
+    await env.areset()
+    await env.astep("rm -rf /ctf /etc /srv /bin/tar /bin/chown /bin/bash")
+    await env.areset()
+    assert "/ctf/7/my files\n" == (await env.astep("pwd"))[0]
     await env.aclose()
     env = CtfEnv(image, data_path=data, backend=launcher, reward="intercode")
     await env.areset()
     assert "agent\n" == (await env.astep("stat -c %U run"))[0]
-    assert 0.0 == (await env.astep("submit Flag{a b}"))[1]
+    assert 1.0 == (await env.astep("submit: fLAG{ab} or Flag{c}"))[1]
     await env.aclose()
 
 

@@ -32,7 +32,7 @@ class CtfTask:
 
 
 class CtfDataset(Dataset):
-    """A dataset of capture-the-flag tasks, as `CtfEnv` plays it; made by `read` or `builtin`."""
+    """A dataset of capture-the-flag tasks, as `CtfEnv` plays it; made by `read` or `made`."""
 
     __slots__ = ("_challenges", "_tasks", "excluded")
 
@@ -73,7 +73,7 @@ class CtfDataset(Dataset):
         if isinstance(data, CtfDataset) or data == BUILTIN:
             if assets_dir is not None:
                 raise ValueError(f"assets_dir is given, but the tasks of {data!r} have their assets: leave one out")
-            return (data if isinstance(data, CtfDataset) else cls.builtin()).without(exclude or {})
+            return (data if isinstance(data, CtfDataset) else cls.made()).without(exclude or {})
         file = Path(data.name) if isinstance(data, Dataset) else Path(data)
         rows = data if isinstance(data, Dataset) else load_dataset(data, trust_pickle=trust_pickle)
         tasks = [_task(file, record) for record in rows]
@@ -82,10 +82,17 @@ class CtfDataset(Dataset):
         return kept if assets_dir is None else kept._with_assets(Path(assets_dir))
 
     @classmethod
-    def builtin(cls, seed: int = 0) -> CtfDataset:
-        """Return the six tasks of this package, their assets and flags made from *seed*."""
-        tasks = [_made(challenge, seed, number) for number, challenge in enumerate(CHALLENGES)]
-        return cls(tasks, name="builtin-ctf", challenges={challenge.id: challenge for challenge in CHALLENGES})
+    def made(
+        cls, challenges: Sequence[Challenge] = CHALLENGES, *, seed: int = 0, name: str = "builtin-ctf"
+    ) -> CtfDataset:
+        """Return challenges as tasks, by default those of this package, their assets and flags made from *seed*.
+
+        Raises:
+            TaskFileError: Two have one id, or one makes no flag; names the challenge by its row.
+        """
+        tasks = [_made(challenge, seed, number) for number, challenge in enumerate(challenges)]
+        _check_ids(Path(name), tasks)
+        return cls(tasks, name=name, challenges={challenge.id: challenge for challenge in challenges})
 
     def without(self, exclude: Mapping[str, str]) -> CtfDataset:
         """Return it without the tasks of these ids; what is said of each is kept in `excluded`.
@@ -133,7 +140,7 @@ class CtfDataset(Dataset):
 
 def _made(challenge: Challenge, seed: int, index: int) -> CtfTask:
     row = challenge.row(seed)
-    task = _task(Path("builtin"), Dataset.from_rows([row], name="builtin")[0])
+    task = _task(Path(challenge.id), Dataset.from_rows([row], name=challenge.id)[0])
     archive = pack_assets(challenge.assets(seed), challenge.id)
     return replace(task, record=replace(task.record, index=index), archive=archive)
 

@@ -132,7 +132,7 @@ async def test_the_same_seed_makes_the_same_flag(challenges: CtfEnv) -> None:
         assert flags[-1] not in f"{observation} {info} {step}"
         _, reward, _, _, info = await challenges.astep("submit flag{}")
         assert (0.0, flags[-1], "flag{}") == (reward, info["eval_obs"], info["agent_obs"])
-    assert flags[0] == flags[1] and 3 == len({*flags, CtfDataset.builtin().task(4).flag})
+    assert flags[0] == flags[1] and 3 == len({*flags, CtfDataset.made().task(4).flag})
 
 
 async def test_files_and_servers_of_a_task(env: CtfEnv) -> None:
@@ -232,7 +232,7 @@ async def test_many(launcher: DockerLauncher, base_image: str) -> None:
     assert ["lost-branch", "postcard", "close-primes"] == list(infos["task_id"])
     assert 3 == len(set(observations))
     await env.astep(("touch x ~/x /tmp/x; sleep 99 &",) * 3)
-    tasks = CtfDataset.builtin()
+    tasks = CtfDataset.made()
     actions = (f"submit {tasks.task(0).flag}", "submit", f"submit {tasks.task(2).flag}")
     assert [1.0, 0.0, 1.0] == (await env.astep(actions))[1].tolist()
     infos = (await env.astep(("",) * 3))[4]

@@ -14,7 +14,8 @@ import pytest
 
 from codecraft_async.curriculum import Dataset, TaskFileError
 from codecraft_async.intercode import CtfDataset, CtfEnv, CtfVectorEnv
-from codecraft_curriculum.ctf import CHALLENGES
+from codecraft_curriculum.ctf import CHALLENGES, Assets, Challenge, draw_flag
+from codecraft_curriculum.workspace import WorkspaceFile
 
 ROW: Final = {"query": "q", "gold": "flag{x}", "task_id": "a"}
 
@@ -116,8 +117,26 @@ def test_wrong_options(options: dict[str, Any], words: str) -> None:
         CtfEnv(**options)
 
 
+def test_challenges_of_ones_own() -> None:
+    """They become tasks, with new flags from new seeds; two of one id are refused."""
+
+    def make(rng: random.Random) -> Assets:
+        flag = draw_flag(rng)
+        return Assets(flag, {"deep/er/f": WorkspaceFile(flag[::-1].encode(), 0o400)}, {"flag": WorkspaceFile(b"")})
+
+    own = Challenge("own", "t", "Web", "easy", "Turn it round.", (), make, (), {})
+    data = CtfDataset.made([own], seed=1, name="mine")
+    with tarfile.open(fileobj=io.BytesIO(data.task(0).archive or b"")) as archive:
+        seen = {member.name: (member.uname, member.mode) for member in archive}
+    assert ("agent", 0o755) == seen["ctf/own/deep/er"] == seen["ctf/own/deep"]
+    assert [("agent", 0o400), ("root", 0o700)] == [seen["ctf/own/deep/er/f"], seen["srv/ctf"]]
+    assert data.task(0).flag == data.fresh(0, 1).flag != data.fresh(0, 2).flag
+    with pytest.raises(TaskFileError, match="row 1: task_id: 'own' is that of row 0 already"):
+        CtfDataset.made([own, own])
+
+
 @pytest.mark.parametrize("challenge", CHALLENGES, ids=lambda challenge: str(challenge.id))
-def test_assets_are_made_of_a_seed(challenge: Any) -> None:
+def test_assets_are_made_of_a_seed(challenge: Challenge) -> None:
     """The same seed makes the same bytes, another one others, and no file holds the flag as it is."""
     assets, again, other = (challenge.make(random.Random(seed)) for seed in (3, 3, 4))
     assert assets == again and assets.flag != other.flag

@@ -29,6 +29,8 @@ Importing this registers the environments:
     `backend`, `runtime`, `max_episode_steps`, `reset_faults`, `progress` and `render_mode`.
 ``intercode/Bash-v0``
     InterCode's bash environment over queries and golds, `intercode.BashEnv`; with ``gymnasium.make_vec`` likewise.
+``intercode/Ctf-v0``
+    InterCode's capture-the-flag environment, `intercode.CtfEnv`; with ``gymnasium.make_vec`` likewise.
 ``intercode/Python-v0``
     InterCode's Python environment over MBPP-style tasks, `intercode.PythonEnv`; with ``gymnasium.make_vec`` likewise.
 ``intercode/Python-v0``
@@ -68,6 +70,13 @@ gymnasium.register(
     "intercode/Bash-v0",
     entry_point="codecraft_async.intercode.bash:BashEnv",
     vector_entry_point="codecraft_async.intercode.bash:BashVectorEnv",
+    nondeterministic=True,
+    disable_env_checker=True,
+)
+gymnasium.register(
+    "intercode/Ctf-v0",
+    entry_point="codecraft_async.intercode.ctf:CtfEnv",
+    vector_entry_point="codecraft_async.intercode.ctf:CtfVectorEnv",
     nondeterministic=True,
     disable_env_checker=True,
 )

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from codecraft_async.intercode.base import InterCodeEnv, Preprocess
 from codecraft_async.intercode.bash import BashEnv, BashVectorEnv
+from codecraft_async.intercode.ctf import CtfEnv, CtfVectorEnv
+from codecraft_async.intercode.ctf_assets import assets_image
+from codecraft_async.intercode.ctf_data import CtfDataset
 from codecraft_async.intercode.filesystems import FileTree
 from codecraft_async.intercode.golds import Golds
 from codecraft_async.intercode.python import PythonEnv, PythonVectorEnv
@@ -15,6 +18,9 @@ from codecraft_async.intercode.vector import InterCodeVectorEnv
 __all__ = [
     "BashEnv",
     "BashVectorEnv",
+    "CtfDataset",
+    "CtfEnv",
+    "CtfVectorEnv",
     "FileTree",
     "Golds",
     "InterCodeEnv",
@@ -22,4 +28,5 @@ __all__ = [
     "Preprocess",
     "PythonEnv",
     "PythonVectorEnv",
+    "assets_image",
 ]

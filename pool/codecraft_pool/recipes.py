@@ -54,6 +54,13 @@ _NL2BASH_PACKAGES = (
     *("bash", "bsdmainutils", "coreutils", "cpio", "cron", "curl", "dnsutils", "git", "hashdeep", "imagemagick"),
     *("iputils-ping", "jq", "net-tools", "netbase", "psmisc", "python3", "tree"),
 )
+# What capture-the-flag tasks are solved with: archives, binaries, ciphers, disks, documents, pictures, networks.
+_CTF_PACKAGES = (
+    *("bash", "binutils", "bsdextrautils", "bzip2", "curl", "file", "foremost", "gcc", "gdb", "git", "imagemagick"),
+    *("jq", "libc6-dev", "libimage-exiftool-perl", "netbase", "netcat-openbsd", "openssl", "p7zip-full"),
+    *("poppler-utils", "procps", "psmisc", "python-is-python3", "python3", "python3-pycryptodome", "qpdf", "sleuthkit"),
+    *("sqlite3", "steghide", "strace", "tcpdump", "unzip", "wget", "xxd", "xz-utils", "zip"),
+)
 _CHANGES = (
     "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "ENV LANG=C.UTF-8",
@@ -345,7 +352,8 @@ def builtin_recipes() -> dict[str, Recipe]:
     base = DebianRecipe(name="codecraft/base", suite=suite, packages=packages)
     with_c = DebianRecipe(name="codecraft/c", suite=suite, packages=("gcc", *packages, "libc6-dev", "make"))
     nl2bash = DebianRecipe(name="codecraft/nl2bash", suite=suite, packages=_NL2BASH_PACKAGES)
-    return {recipe.name: recipe for recipe in (base, with_c, nl2bash)}
+    ctf = DebianRecipe(name="codecraft/ctf", suite=suite, packages=_CTF_PACKAGES)
+    return {recipe.name: recipe for recipe in (base, with_c, ctf, nl2bash)}
 
 
 __all__ = ["RECIPE_LABEL", "DebianRecipe", "DockerfileRecipe", "Recipe", "builtin_recipes"]

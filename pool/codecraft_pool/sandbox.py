@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from codecraft_pool.channel import Channel, RunReply
 from codecraft_pool.checkpoint import Checkpoint
@@ -92,6 +92,7 @@ class Sandbox:
         cpu_limit_s: float | None = None,
         max_file_bytes: int | None = None,
         max_processes: int | None = None,
+        user: Literal["agent", "root"] | None = None,
     ) -> CommandResult:
         """Run a command and return how it ended and what it printed.
 
@@ -101,10 +102,11 @@ class Sandbox:
         of CPU time (looked at now and then: the last 10 ms are not exact). *merge_stderr* sends stderr into stdout, in
         the order of writing. A process that makes a file larger than *max_file_bytes* gets SIGXFSZ. *max_processes* can
         only lower the sandbox's own limit; it counts all processes of the command's user, also those of other commands.
+        *user* is who runs it, by default the sandbox's own; in one of root's it can be the agent, without capabilities.
         Cancellation kills the command and leaves the sandbox usable.
 
         Raises:
-            ValueError: A limit is not positive, or a text holds a NUL.
+            ValueError: A limit is not positive, a text holds a NUL, or *user* is root in a sandbox of the agent's.
             RequestRefused: The working directory cannot be entered.
             SandboxLost: The sandbox died.
         """
@@ -112,6 +114,7 @@ class Sandbox:
         check_command(argv, cwd)
         check_limits(limit_s, max_output_bytes, cpu_limit_s, max_file_bytes, max_processes)
         encoded = self._default_env if env is None else _encode_environment(self._environment | dict(env))
+        uid = self._uid_of(user)
         channel = self._channel
         request_id = channel.next_id()
         frame = encode_run(
@@ -122,8 +125,8 @@ class Sandbox:
             stdin=stdin,
             limit_ms=limit_ms(limit_s),
             max_output_bytes=max_output_bytes,
-            uid=self._uid,
-            gid=self._uid,
+            uid=uid,
+            gid=uid,
             merge_stderr=merge_stderr,
             cpu_ms=cpu_ms(cpu_limit_s),
             max_file_bytes=max_file_bytes or 0,
@@ -140,16 +143,22 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         shell: str | Sequence[str] = "/bin/sh",
         merge_stderr: bool = False,
+        user: Literal["agent", "root"] | None = None,
     ) -> Shell:
         """Return a persistent shell, to be used with ``async with``; see `Shell`.
 
         *shell* is any POSIX shell, or a whole command line of a program that reads and reports as one does; it is given
-        one more argument, ``-s``. *cwd* is where it starts; *env* is added to the default environment.
+        one more argument, ``-s``. *cwd* is where it starts; *env* and *user* are as for `run`.
         """
         argv = (shell,) if isinstance(shell, str) else tuple(shell)
         check_command(argv, cwd)
         encoded = self._default_env if env is None else _encode_environment(self._environment | dict(env))
-        return Shell(self._shells, argv, cwd=cwd, env=encoded, uid=self._uid, merge_stderr=merge_stderr)
+        return Shell(self._shells, argv, cwd=cwd, env=encoded, uid=self._uid_of(user), merge_stderr=merge_stderr)
+
+    def _uid_of(self, user: Literal["agent", "root"] | None) -> int:
+        if user == "root" != self.spec.user:
+            raise ValueError(f"sandbox {self.id} is made for the agent alone: nothing in it can run as root")
+        return AGENT if user == "agent" else self._uid
 
     async def write_file(self, path: str, data: bytes, *, root: str = WORKSPACE, mode: int = 0o644) -> None:
         """Write a whole file as the sandbox's user, making missing directories. *path* is relative to *root*.

@@ -106,6 +106,20 @@ async def test_other_users(sandbox: Sandbox) -> None:
     assert "Permission denied" in said[2]
 
 
+async def test_commands_of_the_agent(sandbox: Sandbox) -> None:
+    """Beside root's, commands and shells can be the agent's: without capabilities, and not root again."""
+    background = "echo secret > /srv/secret; chmod 600 /srv/secret; sleep 99 >/dev/null 2>&1 & echo $!"
+    process = (await printed(sandbox, background)).strip()
+    script = f"id -un; grep CapEff /proc/self/status; su root -c id; cat /srv/secret; kill {process} || echo no"
+    result = await sandbox.run(script, user="agent", merge_stderr=True, cwd="/")
+    said = result.stdout.decode().splitlines()
+    assert ["agent", "CapEff:\t0000000000000000"] == said[:2]
+    assert "no" == said[-1] and not any("secret" == line or "uid=0" in line for line in said)
+    async with sandbox.shell(user="agent", cwd="/") as bash, sandbox.shell(cwd="/") as other:
+        assert b"agent\n" == (await bash.run("id -un")).stdout
+        assert b"root\n" == (await other.run("id -un")).stdout
+
+
 async def test_all_of_the_system(sandbox: Sandbox) -> None:
     """Deleted, renamed, rewritten and replaced system files and directories come back, times and all."""
     before = await python(sandbox, WHOLE_ROOT, limit_s=60)

@@ -160,7 +160,7 @@ class InterCodeEnv(Episodes, gymnasium.Env[str, str]):
             super().reset(seed=seed)
             self._playing = False
             self.record = self._pick(chosen, self.np_random)
-            self._steps, self.trajectory = 0, []
+            self._steps, self.trajectory, self.submission = 0, [], ""
             self.observation = "" if self.record is None else self.query
             self._not_begun = None
             try:

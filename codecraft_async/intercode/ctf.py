@@ -102,14 +102,13 @@ class CtfEnv(InterCodeEnv):
         self._task: CtfTask | None = None
         self._seed = 0
         self._hints = 0
-        self._said = ""
         self._terminal: Bash | SeparateCommands | None = None
 
     # --- an episode ---
 
     def _pick(self, index: int | None, rng: RandomSource) -> Record | None:
         record = super()._pick(index, rng)
-        self._hints, self._said, self._terminal = 0, "", None
+        self._hints, self._terminal = 0, None
         self._task = None if self._tasks is None or record is None else self._tasks.task(record.index)
         self._seed = int(rng.integers(_MAX_SEED)) if self._fresh else 0
         return record
@@ -203,16 +202,14 @@ class CtfEnv(InterCodeEnv):
     # --- the reward ---
 
     async def _submit(self, action: str) -> Outcome:
-        words = action.split()
-        self._said = action.removeprefix("submit").strip()
         if self._form == "intercode":
-            self._said = words[1] if len(words) > 1 else ""
+            action = " ".join(("submit", *action.split()[1:2]))
         return await super()._submit(action)
 
     async def get_reward(self) -> tuple[float, dict[str, Any]]:
         """Compare what was submitted with the flag; nothing in the sandbox has a say."""
         assert self._task is not None  # there is no reward without data
-        said, flag = self._said, self._task.flag
+        said, flag = self.submission, self._task.flag
         is_right = said.lower() == flag.lower() if self._ignore_case else said == flag
         reward = max(0.0, 1.0 - (self._hint_cost or 0.0) * self._hints) if is_right else 0.0
         return reward, {

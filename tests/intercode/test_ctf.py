@@ -219,6 +219,7 @@ async def test_as_intercode(launcher: DockerLauncher, image: FileTree) -> None:
     env = CtfEnv(image, data_path=data, backend=launcher, reward="intercode")
     await env.areset()
     assert "agent\n" == (await env.astep("stat -c %U run"))[0]
+    assert (0.0, 1.0) == ((await env.ascore("Flag{c}"))[0], (await env.ascore("flag{AB}"))[0])
     assert 1.0 == (await env.astep("submit: fLAG{ab} or Flag{c}"))[1]
     await env.aclose()
 

@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import inspect
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Union, cast, get_args, get_origin, get_type_hints
 
@@ -24,22 +24,9 @@ from codecraft_curriculum import Dataset
 __all__ = ["EnvKind"]
 
 _OWN: Final = frozenset(
-    {
-        *(
-            "self",
-            "num_envs",
-            "env",
-            "data_path",
-            "curriculum",
-            "task",
-            "sampler",
-            "score_steps",
-            "trust_pickle",
-            "backend",
-        ),
-        *("progress", "runtime", "loop", "autoreset_mode", "background_resets", "batch_size", "golds", "render_mode"),
-        *("reset_faults", "traj_dir", "preprocess", "rules", "max_concurrency"),
-    }
+    "self num_envs env data_path curriculum task sampler score_steps trust_pickle backend progress runtime loop golds "
+    "autoreset_mode background_resets batch_size max_concurrency render_mode reset_faults traj_dir preprocess rules "
+    "actions".split()
 )
 """Options that the evaluation itself decides on, or that a text cannot say."""
 _YES, _NO = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
@@ -88,10 +75,8 @@ class EnvKind:
 
     def options(self) -> dict[str, Any]:
         """Return the options that can be given, with their types."""
-        found: dict[str, Any] = {}
-        for kind in (self.vector, *self.single.__mro__):
-            if "__init__" in vars(kind):
-                found = _arguments(kind) | found
+        many = [kind for kind in self.vector.__mro__ if issubclass(kind, InterCodeVectorEnv | CodeVectorEnv)]
+        found = _all_arguments(many) | _all_arguments(self.single.__mro__)
         return {name: hint for name, hint in found.items() if name not in _OWN and _can_be_said(hint)}
 
     def arguments(self, texts: Mapping[str, str]) -> dict[str, Any]:
@@ -113,9 +98,9 @@ class EnvKind:
             SettingsError: An option has a value that it cannot have.
             CurriculumError, OSError: The data cannot be read.
         """
-        options = {**self._defaults, **options, "data_path": data_path}
-        options.pop("env", None)
-        env = cast(InterCodeEnv, await asyncio.to_thread(self._make, self.single, **options))
+        known = _all_arguments(self.single.__mro__)  # of one; others are of many
+        options = {name: value for name, value in (self._defaults | options).items() if name in known}
+        env = cast(InterCodeEnv, await asyncio.to_thread(self._make, self.single, data_path=data_path, **options))
         await env.aclose()  # nothing was started
         assert env.dataset is not None
         return env.dataset
@@ -141,6 +126,15 @@ def _known() -> list[str]:
     return sorted(
         name for name, spec in gymnasium.registry.items() if "codecraft_async" in str(spec.vector_entry_point)
     )
+
+
+def _all_arguments(kinds: Sequence[type]) -> dict[str, Any]:
+    """Return the arguments of all constructors of a class and those that it is derived from."""
+    found: dict[str, Any] = {}
+    for kind in kinds:
+        if "__init__" in vars(kind):
+            found = _arguments(kind) | found
+    return found
 
 
 def _arguments(kind: type) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from codecraft_async.evaluation import Comparison, EpisodeLog, LogError, Report, Turn, different_rewards, read_log
+from codecraft_async.evaluation.live import live
 from codecraft_async.evaluation.report_text import as_markdown, comparison_markdown, show
 from codecraft_async.evaluation.statistics import mcnemar_exact, wilson
 from codecraft_async.llm import Prices, Usage
@@ -150,3 +151,17 @@ def test_known_figures(name: str, percent: float) -> None:
     assert report.total.success_rate is not None
     assert percent == round(100 * report.total.success_rate, 1)
     assert ["easy", "medium", "hard", "extra"] * name.startswith("sql") == [each.name for each in report.by_difficulty]
+
+
+def test_what_is_shown_meanwhile() -> None:
+    """On a terminal a bar with the counts so far, and a line for what is void; elsewhere a line for each episode."""
+    for is_terminal in (True, False):
+        console = Console(file=io.StringIO(), width=120, force_terminal=is_terminal)
+        with live(console, done=1, total=8) as shown:
+            for each in EPISODES:
+                shown.tell(each)
+        assert isinstance(console.file, io.StringIO)
+        said = console.file.getvalue()
+        assert "4: fault: lost" in said and "5: void: the gold fails" in said
+        assert is_terminal == ("solved 2 of 5, void 2, 165 tokens" in said) and is_terminal == ("8/8" in said)
+        assert is_terminal != ("0: reward 1.00, 2 turns" in said)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from codecraft_async.evaluation.chat_agents import ChatRules, PlanSolveAgent, ReActAgent, TryAgainAgent
 from codecraft_async.evaluation.comparing import Comparison, Difference, different_rewards
 from codecraft_async.evaluation.errors import EvalError, LogError, ModelRefused, RunBusy, RunChanged, SettingsError
-from codecraft_async.evaluation.languages import language_of
+from codecraft_async.evaluation.languages import Language, language_of
 from codecraft_async.evaluation.moves import END, GoldAgent, Move, MovesAgent, ReplayAgent, gold_actions
 from codecraft_async.evaluation.playing import EvalRules, Evaluation, evaluate
 from codecraft_async.evaluation.reading import read_log
@@ -31,6 +31,7 @@ __all__ = [
     "EvalTask",
     "Evaluation",
     "GoldAgent",
+    "Language",
     "LogError",
     "ModelRefused",
     "Move",

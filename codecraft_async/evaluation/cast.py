@@ -10,7 +10,6 @@ import orjson
 from codecraft_async.agents import Agent, ExpertAgent
 from codecraft_async.evaluation.chat_agents import ChatRules, PlanSolveAgent, ReActAgent, TryAgainAgent
 from codecraft_async.evaluation.errors import SettingsError
-from codecraft_async.evaluation.languages import language_of
 from codecraft_async.evaluation.moves import GoldAgent, MovesAgent, ReplayAgent, gold_actions
 from codecraft_async.evaluation.opening import EnvKind
 from codecraft_async.evaluation.options import EvalOptions
@@ -73,8 +72,8 @@ def _player(options: EvalOptions, kind: EnvKind, model: ChatModel) -> Callable[[
         most_demonstrations=options.num_demonstrations,
         sampling=Sampling(max_tokens=options.max_answer_tokens, temperature=options.temperature),
     )
-    part, language = _PARTS[options.agent], language_of(kind.name)
-    return lambda task: part(model, task, language, rules)
+    part = _PARTS[options.agent]
+    return lambda task: part(model, task, kind.language, rules)
 
 
 def _known_moves(

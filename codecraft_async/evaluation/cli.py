@@ -76,7 +76,10 @@ class _Run:
         """Play what is missing, and report."""
         options = self._options
         source = await self._source()
-        tasks = tasks_of(source, options.tasks, samples=options.samples)
+        try:
+            tasks = tasks_of(source, options.tasks, samples=options.samples)
+        except IndexError as error:
+            raise SettingsError(f"--tasks: {error}") from None
         endpoint = await asyncio.to_thread(self._endpoint) if options.uses_model else None
         settings = await asyncio.to_thread(options.settings, "" if endpoint is None else endpoint.model)
         async with AsyncExitStack() as stack:

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from codecraft_async.evaluation.parsers import PARSERS, Parser
+from codecraft_async.evaluation.parsers import Parser, read_bash, read_ctf, read_python, read_sql
 
 __all__ = ["LANGUAGES", "Language", "handicap_of", "language_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """What an environment speaks. `ends_itself` where a submission says something that only the agent can know."""
+    """What an environment speaks. An environment of one's own says it by its attribute ``language``."""
 
-    key: str
     label: str
     fence: str
+    """The tag of a fenced code block."""
     place: str
     """Where the model is."""
     unit: str
@@ -25,17 +25,16 @@ class Language:
     aim: str
     """What is paid."""
     example: str
+    """An action."""
+    parse: Parser = read_bash
+    """Takes the action from an answer."""
     ends_itself: bool = False
+    """Whether agents submit by themselves: a submission says what only they can know, or nothing is scored before."""
 
     @property
     def course(self) -> str:
         """How an episode goes."""
         return _SUBMITTED if self.ends_itself else _SCORED
-
-    @property
-    def parse(self) -> Parser:
-        """What reads answers."""
-        return PARSERS[self.key]
 
 
 _SCORED: Final = (
@@ -44,7 +43,6 @@ _SCORED: Final = (
 )
 _SUBMITTED: Final = "After each action you see what it printed. Look before you change things, and check your work."
 _BASH: Final = Language(
-    "bash",
     "Bash",
     "bash",
     "You work in a Linux system as root, in a shell that starts in /. There is no terminal: programs that wait for "
@@ -55,25 +53,24 @@ _BASH: Final = Language(
     "find /srv -name '*.conf' -newer /srv/stamp",
 )
 _SQL: Final = Language(
-    "sql",
     "SQL",
     "sql",
     "You work with a relational database whose tables you do not know yet: SHOW TABLES and DESCRIBE tell of them.",
     "one SQL statement",
     "The reward is at most 1 and tells how close the rows that your last statement returns are to the right ones.",
     "SELECT title FROM books WHERE year > 1990 ORDER BY title",
+    read_sql,
 )
 _PYTHON: Final = Language(
-    "python",
     "Python",
     "python",
     "You work in a Python 3 interpreter that keeps what you define.",
     "Python source: the function that is asked for, whole, or code that tries something out",
     "When you define a function, hidden tests are run with it; the reward is the share of them that pass.",
     "def double(number):\n    return 2 * number",
+    read_python,
 )
 _CTF: Final = Language(
-    "ctf",
     "Bash",
     "bash",
     "You solve a capture-the-flag puzzle in a Linux system, in the directory that holds its files. Somewhere there is "
@@ -81,10 +78,10 @@ _CTF: Final = Language(
     "one Bash command line; or submit and the flag; or skip, to give up",
     "The reward is 1 for the right flag, else 0.",
     "strings puzzle.bin | grep -i flag",
+    read_ctf,
     ends_itself=True,
 )
 _SWE: Final = Language(
-    "swe",
     "Bash",
     "bash",
     "You mend a bug in a git repository, in whose directory your shell starts. There is no network and no terminal.",
@@ -94,7 +91,6 @@ _SWE: Final = Language(
     ends_itself=True,
 )
 _CODE: Final = Language(
-    "bash",
     "Bash",
     "bash",
     "You solve a task in a Linux sandbox, in the workspace that your shell starts in. There is no network and no "
@@ -104,18 +100,27 @@ _CODE: Final = Language(
     "sort input.txt > output.txt",
     ends_itself=True,
 )
+_OTHER: Final = Language(
+    "program",
+    "",
+    "You work in an environment that runs what you write and shows what it prints.",
+    "a piece of code, as the task asks for it",
+    "The reward tells how close what you have done is to what was asked for; 1 is all of it.",
+    "...",
+)
 LANGUAGES: Final[Mapping[str, Language]] = {
     "ic_bash": _BASH,
     "ic_sql": _SQL,
     "ic_python": _PYTHON,
     "ic_ctf": _CTF,
     "ic_swe": _SWE,
+    "CodeEnv": _CODE,
 }
 
 
 def language_of(environment: str) -> Language:
-    """Return what the environment of this name speaks; Bash, with submissions of the agent's own, if it is unknown."""
-    return LANGUAGES.get(environment, _CODE)
+    """Return what the environment of this name speaks; if it is unknown, a language of which nothing can be said."""
+    return LANGUAGES.get(environment, _OTHER)
 
 
 def handicap_of(extras: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from gymnasium.envs.registration import load_env_creator
 from codecraft_async.code_vector import CodeVectorEnv
 from codecraft_async.env import CodeEnv
 from codecraft_async.evaluation.errors import SettingsError
+from codecraft_async.evaluation.languages import Language, language_of
 from codecraft_async.intercode.base import InterCodeEnv
 from codecraft_async.intercode.vector import InterCodeVectorEnv
 from codecraft_async.vector import AsyncioVectorEnv
@@ -72,6 +73,12 @@ class EnvKind:
     def name(self) -> str:
         """What logs call it."""
         return str(getattr(self.single, "name", self.single.__name__))
+
+    @property
+    def language(self) -> Language:
+        """What models are told of it."""
+        own = getattr(self.single, "language", None)
+        return own if isinstance(own, Language) else language_of(self.name)
 
     def options(self) -> dict[str, Any]:
         """Return the options that can be given, with their types."""

@@ -10,7 +10,17 @@ from codecraft_async._observation import clip
 from codecraft_async.agents.dialects import fenced_blocks
 from codecraft_async.evaluation.moves import Move
 
-__all__ = ["PARSERS", "Parser", "cut", "defined_function", "plan_steps", "read_react"]
+__all__ = [
+    "Parser",
+    "cut",
+    "defined_function",
+    "plan_steps",
+    "read_bash",
+    "read_ctf",
+    "read_python",
+    "read_react",
+    "read_sql",
+]
 
 Parser = Callable[[str], str | None]
 """Returns the action in an answer; None if there is none."""
@@ -75,15 +85,6 @@ def read_ctf(text: str) -> str | None:
         return blocks[0].strip() or None
     found = _REACT.search(text)
     return (text[found.end() :] if found else _unlabelled(text)).strip() or None
-
-
-PARSERS: Final[dict[str, Parser]] = {
-    "bash": read_bash,
-    "sql": read_sql,
-    "python": read_python,
-    "ctf": read_ctf,
-    "swe": read_bash,
-}
 
 
 def read_react(text: str, parse: Parser) -> Move | None:

@@ -187,6 +187,8 @@ async def test_agents_without_a_model(tmp_path: Path, data: Path, capsys: pytest
         (turn.action, turn.reward) for turn in read_log(tmp_path / "r")["0"].turns[:2]
     ]
     capsys.readouterr()
+    assert 1 == await run(*words, "gold", "--out", tmp_path / "x", "--tasks", "4-6")
+    assert "--tasks: there is no task 6: tasks has the tasks 0 to 5" in capsys.readouterr().err
     assert 1 == await run(*words, "replay", "--log", tmp_path / "s", "--out", tmp_path / "x")
     assert "there is no recording in" in (complaint := capsys.readouterr().err) and "for task 2, 3, 4, 5" in complaint
     assert 0 == await run("compare", tmp_path / "nothing", tmp_path / "gold")

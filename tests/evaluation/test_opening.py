@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from codecraft_async.evaluation import EvalTask, SettingsError, gold_actions
+from codecraft_async.evaluation import EvalTask, Language, SettingsError, gold_actions
 from codecraft_async.evaluation.opening import EnvKind
+from codecraft_async.evaluation.parsers import read_sql
 from codecraft_async.evaluation.tasks import chosen
 from tests.evaluation.sayings import ENV
 
@@ -55,9 +56,13 @@ def test_environments_that_cannot_be_played(env: str, words: str) -> None:
         EnvKind(env)
 
 
-def test_an_environment_of_ones_own() -> None:
-    """A module that registers it is imported; rows are read as it reads them."""
-    assert ("tests/Sayings-v0", "sayings", True) == ((kind := EnvKind(ENV)).id, kind.name, kind.has_rows)
+def test_an_environment_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that registers it is imported; it may say what it speaks."""
+    kind = EnvKind(ENV)
+    assert ("tests/Sayings-v0", "sayings", True, "program") == (kind.id, kind.name, kind.has_rows, kind.language.label)
+    language = Language("Saying", "say", "Here.", "a saying", "It pays.", "echo 1", read_sql)
+    monkeypatch.setattr(kind.single, "language", language, raising=False)
+    assert language is kind.language and "SELECT 1" == language.parse("so: SELECT 1; x")
 
 
 def test_which_tasks() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from codecraft_async.evaluation.parsers import PARSERS, cut, defined_function, plan_steps, read_react
+from codecraft_async.evaluation import language_of
+from codecraft_async.evaluation.languages import LANGUAGES
+from codecraft_async.evaluation.parsers import cut, defined_function, plan_steps, read_bash, read_react
 
 
 @pytest.mark.parametrize(
@@ -36,7 +38,7 @@ from codecraft_async.evaluation.parsers import PARSERS, cut, defined_function, p
 )
 def test_actions_in_answers(language: str, answer: str, action: str | None) -> None:
     """The first code of an answer is its action, as it was written."""
-    assert action == PARSERS[language](answer)
+    assert action == language_of(f"ic_{language}").parse(answer)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def test_actions_in_answers(language: str, answer: str, action: str | None) -> N
 )
 def test_thoughts_and_actions(answer: str, action: str | None, thought: str) -> None:
     """Only the first action counts, and nothing that a model makes up after it."""
-    move = read_react(answer, PARSERS["bash"])
+    move = read_react(answer, read_bash)
     assert (action, thought) == (None, "") if move is None else (action, thought) == (str(move), move.thought)
 
 
@@ -80,7 +82,7 @@ def test_answers_that_are_made_to_be_slow() -> None:
     """Long answers of nothing but quotes, fences and brackets take linear time."""
     for char in ("'", "`", "[", "(", " ", "/*", "\\'", "-", "\n", "Action:", "```", "1.", "def ", "SELECT "):
         text = char * (200_000 // len(char))
-        for parse in PARSERS.values():
+        for parse in {language.parse for language in LANGUAGES.values()}:
             parse(text)
             parse("SELECT " + text)
             read_react("Action: execute[" + text, parse)

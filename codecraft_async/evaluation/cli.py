@@ -75,6 +75,9 @@ class _Run:
     async def play(self) -> int:
         """Play what is missing, and report."""
         options = self._options
+        if options.tree is not None:
+            tree = await asyncio.to_thread(FileTree.read, options.tree, compat=options.compat)
+            self._arguments["image_name"] = tree
         source = await self._source()
         try:
             tasks = tasks_of(source, options.tasks, samples=options.samples)
@@ -161,10 +164,6 @@ class _Run:
     ) -> AsyncioVectorEnv[Any, Any]:
         """Return as many environments as can be used, with their sandboxes' launcher; *stack* closes them."""
         options = dict(self._arguments)
-        if self._options.tree is not None:
-            options["image_name"] = await asyncio.to_thread(
-                FileTree.read, self._options.tree, compat=self._options.compat
-            )
         if isinstance(source, Dataset):
             options |= {"data_path": source}
             if self._options.scores_steps(self._kind):

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from codecraft_async.curriculum import CurriculumError
 from codecraft_async.evaluation import EpisodeLog, Turn, as_log, read_log
 from codecraft_async.evaluation.cli import run_eval
 from codecraft_async.evaluation.options import add_eval_parser
 from tests.conftest import ASYNCIO
 from tests.evaluation.sayings import ENV
 from tests.intercode.data import intercode_data
+from tests.intercode.test_bash_parts import ENTRIES
 from tests.llm.openai_server import KEY, MODEL, Asked, OpenAIServer, fails, says, sends_text, until
 
 pytestmark = pytest.mark.anyio
@@ -244,6 +246,16 @@ async def test_options_that_make_no_sense(
     """Each is refused before anything is opened, with what would do."""
     assert 1 == await run(*words)
     assert complaint in capsys.readouterr().err
+
+
+async def test_a_file_tree(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is read before anything is opened, and so are the tasks."""
+    tree = written(tmp_path / "tree.json", ENTRIES)
+    words = ("--env", "intercode/Bash-v0", "--agent", "gold", "--data", data, "--out", tmp_path / "out", "--tasks", "9")
+    assert 1 == await run(*words, "--tree", tree, "--compat")
+    assert "there is no task 9" in capsys.readouterr().err
+    with pytest.raises(CurriculumError, match=r"tasks\.json"):
+        await run(*words, "--tree", data)
 
 
 async def test_a_curriculum(tmp_path: Path) -> None:

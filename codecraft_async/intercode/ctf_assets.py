@@ -40,12 +40,8 @@ def pack_directory(directory: Path, task_id: str) -> bytes:
     and times, but for directories named ``solution``.
 
     Raises:
-        TaskFileError: It is not there, cannot be read, is over 128 MiB, or holds something else.
+        TaskFileError: It cannot be read, is over 128 MiB, or holds something else; names the path.
     """
-    if not directory.is_dir():
-        raise TaskFileError(
-            directory, f"is no directory: the assets of task {task_id!r} belong there; make an empty one if it has none"
-        )
     archive, total = _Archive.of_task(task_id, stat.S_IMODE(directory.stat().st_mode)), 0
     for folder, names, files in os.walk(directory, onerror=_raise):
         names[:] = sorted(name for name in names if name != _SOLUTIONS)

@@ -70,16 +70,19 @@ class CtfDataset(Dataset):
             TaskFileError: A row cannot be used, or its assets cannot be had; names the file, the row and the field.
             ValueError: There is no task to be left out of that id, or built-in tasks are given assets.
         """
+        left_out = dict(exclude or {})
         if isinstance(data, CtfDataset) or data == BUILTIN:
             if assets_dir is not None:
-                raise ValueError(f"assets_dir is given, but the tasks of {data!r} have their assets: leave one out")
-            return (data if isinstance(data, CtfDataset) else cls.made()).without(exclude or {})
+                raise ValueError(f"assets_dir is given, but {data!r} has its assets already: leave one out")
+            return (data if isinstance(data, CtfDataset) else cls.made()).without(left_out)
         file = Path(data.name) if isinstance(data, Dataset) else Path(data)
-        rows = data if isinstance(data, Dataset) else load_dataset(data, trust_pickle=trust_pickle)
-        tasks = [_task(file, record) for record in rows]
-        _check_ids(file, tasks)
-        kept = cls(tasks, name=rows.name).without(exclude or {})
-        return kept if assets_dir is None else kept._with_assets(Path(assets_dir))
+        dataset = data if isinstance(data, Dataset) else load_dataset(data, trust_pickle=trust_pickle)
+        rows = [_Row(file, record) for record in dataset]
+        _check_excluded(left_out, _ids(rows), file)
+        root = None if assets_dir is None else Path(assets_dir)
+        # What is left out need not be right: that may be the reason.
+        tasks = [row.task(root) for row in rows if row.task_id() not in left_out]
+        return cls(tasks, name=dataset.name, excluded=left_out)
 
     @classmethod
     def made(
@@ -91,7 +94,7 @@ class CtfDataset(Dataset):
             TaskFileError: Two have one id, or one makes no flag; names the challenge by its row.
         """
         tasks = [_made(challenge, seed, number) for number, challenge in enumerate(challenges)]
-        _check_ids(Path(name), tasks)
+        _ids([_Row(Path(name), task.record) for task in tasks])
         return cls(tasks, name=name, challenges={challenge.id: challenge for challenge in challenges})
 
     def without(self, exclude: Mapping[str, str]) -> CtfDataset:
@@ -100,18 +103,9 @@ class CtfDataset(Dataset):
         Raises:
             ValueError: There is none of such an id, or none would be left.
         """
-        known = {task.task_id for task in self._tasks}
-        for task_id in exclude:
-            if task_id not in known:
-                raise ValueError(f"exclude names the task {task_id!r}, but {self.name} has none of that id")
-        if not known - set(exclude):
-            raise ValueError(f"no task of {self.name} is left: all are excluded")
+        _check_excluded(exclude, [task.task_id for task in self._tasks], self.name)
         kept = [task for task in self._tasks if task.task_id not in exclude]
         return CtfDataset(kept, name=self.name, excluded={**self.excluded, **exclude}, challenges=self._challenges)
-
-    def _with_assets(self, root: Path) -> CtfDataset:
-        tasks = [replace(task, archive=pack_directory(root / task.task_id, task.task_id)) for task in self._tasks]
-        return CtfDataset(tasks, name=self.name, excluded=self.excluded)
 
     def task(self, index: int) -> CtfTask:
         """Return the task of a row."""
@@ -139,30 +133,26 @@ class CtfDataset(Dataset):
 
 
 def _made(challenge: Challenge, seed: int, index: int) -> CtfTask:
-    row = challenge.row(seed)
-    task = _task(Path(challenge.id), Dataset.from_rows([row], name=challenge.id)[0])
-    archive = pack_assets(challenge.assets(seed), challenge.id)
-    return replace(task, record=replace(task.record, index=index), archive=archive)
+    record = replace(Dataset.from_rows([challenge.row(seed)], name=challenge.id)[0], index=index)
+    task = _Row(Path(challenge.id), record).task(None)
+    return replace(task, archive=pack_assets(challenge.assets(seed), challenge.id))
 
 
-def _task(file: Path, record: Record) -> CtfTask:
-    row = _Row(file, record)
-    return CtfTask(
-        record=record,
-        task_id=row.task_id(),
-        flag=row.flag(),
-        setup="\n".join(row.texts("setup")),
-        hints=row.texts("hints") or row.texts("hint"),
-        tags=row.texts("tags"),
-    )
+def _check_excluded(exclude: Mapping[str, str], ids: Sequence[str], name: object) -> None:
+    for task_id in exclude:
+        if task_id not in ids:
+            raise ValueError(f"exclude names the task {task_id!r}, but {name} has none of that id")
+    if not set(ids) - set(exclude):
+        raise ValueError(f"no task of {name} is left: all are excluded")
 
 
-def _check_ids(file: Path, tasks: Sequence[CtfTask]) -> None:
-    rows: dict[str, int] = {}
-    for number, task in enumerate(tasks):
-        first = rows.setdefault(task.task_id, number)
-        if first != number:
-            raise TaskFileError(file, f"row {number}: task_id: {task.task_id!r} is that of row {first} already")
+def _ids(rows: Sequence[_Row]) -> list[str]:
+    first: dict[str, int] = {}
+    for row in rows:
+        number = first.setdefault(row.task_id(), row.record.index)
+        if number != row.record.index:
+            raise row.wrong("task_id", f"{row.task_id()!r} is that of row {number} already")
+    return list(first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,19 +162,38 @@ class _Row:
     file: Path
     record: Record
 
+    def task(self, root: Path | None) -> CtfTask:
+        """Return the task, with what is in the directory of its id in *root*."""
+        task_id, archive = self.task_id(), None
+        if root is not None:
+            if not (root / task_id).is_dir():
+                raise self.wrong(
+                    "task_id", f"there is no directory {root / task_id}; make an empty one if it has no assets"
+                )
+            archive = pack_directory(root / task_id, task_id)
+        return CtfTask(
+            record=self.record,
+            task_id=task_id,
+            flag=self.flag(),
+            setup="\n".join(self.texts("setup")),
+            hints=self.texts("hints") or self.texts("hint"),
+            tags=self.texts("tags"),
+            archive=archive,
+        )
+
     def task_id(self) -> str:
         value = self._value("task_id")
         if value is None:
-            raise self._wrong("task_id", "is missing; it names the directory of the task's assets")
+            raise self.wrong("task_id", "is missing; it names the directory of the task's assets")
         text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
         if not isinstance(text, str) or not _TASK_ID.fullmatch(text):
-            raise self._wrong("task_id", f"{str(value)[:40]!r} is no name of letters, digits, '.', '_' and '-'")
+            raise self.wrong("task_id", f"{str(value)[:40]!r} is no name of letters, digits, '.', '_' and '-'")
         return text
 
     def flag(self) -> str:
         flag: object = self.record.gold
         if not isinstance(flag, str) or not flag.strip() or "\n" in flag.strip():
-            raise self._wrong("gold", "expected the flag, one line of text")
+            raise self.wrong("gold", "expected the flag, one line of text")
         return flag.strip()
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -194,11 +203,11 @@ class _Row:
         values = [value] if isinstance(value, str) else value
         is_list = isinstance(values, list | tuple)
         if not is_list or not all(isinstance(each, str) and "\0" not in each for each in cast(list[Any], values)):
-            raise self._wrong(name, "expected a text, or a list of texts")
+            raise self.wrong(name, "expected a text, or a list of texts")
         return tuple(each for each in cast(list[str], values) if each.strip())
 
     def _value(self, name: str) -> object:
         return cast(object, self.record.extras.get(name))
 
-    def _wrong(self, name: str, problem: str) -> TaskFileError:
+    def wrong(self, name: str, problem: str) -> TaskFileError:
         return TaskFileError(self.file, f"row {self.record.index}: {name}: {problem}")

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,7 +84,7 @@ async def make_launcher(image: FileTree) -> AsyncGenerator[DockerLauncher]:
 @pytest.fixture(scope="module", name="challenges")
 async def make_challenges(launcher: DockerLauncher, base_image: str) -> AsyncGenerator[CtfEnv]:
     """The tasks of the package, each episode with a flag of its own."""
-    env = CtfEnv(base_image, data_path="builtin", backend=launcher, fresh_flags=True)
+    env = CtfEnv(base_image, data_path="builtin", backend=launcher, fresh_flags=True, command_limit_s=60.0)
     yield env
     await env.aclose()
 
@@ -97,7 +98,7 @@ async def make_env(
     shutil.copytree(assets, root, symlinks=True, dirs_exist_ok=True)
     (root / "7/large").write_bytes(bytes(9 << 20))
     data = Dataset.from_rows(ROWS, name="own")
-    env = CtfEnv(base_image, data_path=data, assets_dir=root, backend=launcher, hint_cost=0.25, command_limit_s=5.0)
+    env = CtfEnv(base_image, data_path=data, assets_dir=root, backend=launcher, hint_cost=0.25, command_limit_s=60.0)
     yield env
     await env.aclose()
 
@@ -120,6 +121,17 @@ async def test_a_challenge_is_proved(challenges: CtfEnv, challenge: Challenge) -
     assert 1.0 == await played(challenges, index, challenge.expert)
     for name, script in challenge.failures.items():
         assert (name, 0.0) == (name, await played(challenges, index, script))
+
+
+@pytest.mark.parametrize(
+    "leak", ["cp $HIDDEN/flag /srv/f; chmod 644 /srv/f", "bash -c 'sleep 99; :' $(cat $HIDDEN/flag) &"]
+)
+async def test_what_leaks_is_found(launcher: DockerLauncher, base_image: str, leak: str) -> None:
+    """The search that must fail everywhere else succeeds where a set-up is careless."""
+    careless = replace(CHALLENGES[3], setup=leak)
+    env = CtfEnv(base_image, data_path=CtfDataset.made([careless]), backend=launcher)
+    assert 1.0 == await played(env, 0, careless.failures["search"])
+    await env.aclose()
 
 
 async def test_the_same_seed_makes_the_same_flag(challenges: CtfEnv) -> None:

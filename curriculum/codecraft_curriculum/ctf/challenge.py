@@ -117,6 +117,6 @@ def cheats() -> dict[str, Script]:
         f"grep -raohE '{_FLAG}' /ctf /srv /root /home /tmp /var/tmp /dev/shm /run /workspace 2>/dev/null",
         "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n'" + f" | grep -oE '{_FLAG}'",
         python(_MEMORY),
-        "echo 'flag{000000000000000000000000}'",
+        "printf 'flag{%024d}\\n' 0",
     )
-    return {"search": ("{\n" + "\n".join(search) + "\n} | head -n 1",)}
+    return {"search": ("{\n" + "\n".join(search) + "\n} 2>/dev/null | head -n 1",)}

@@ -11,7 +11,7 @@ import numpy as np
 from codecraft_async._observation import decode
 from codecraft_async._outcome import Outcome
 from codecraft_async.intercode.base import InterCodeEnv
-from codecraft_async.intercode.bash_rewards import CUT, NO_PARTS, effects, published_reward, strict_reward
+from codecraft_async.intercode.bash_rewards import CUT, NO_PARTS, effects, is_cut, published_reward, strict_reward
 from codecraft_async.intercode.changes import changes_of
 from codecraft_async.intercode.compat import MALFORMED, TIMED_OUT, change_of_directory, simplify
 from codecraft_async.intercode.git_view import GitView, is_watched
@@ -75,7 +75,8 @@ class BashEnv(InterCodeEnv):
         self._form = reward
         self._compat = compat
         self._golds = golds or Golds()
-        self._times, self._gold_times = (GitTimes(), GitTimes()) if git_times else (None, None)
+        self._times: GitTimes | None = GitTimes() if git_times else None
+        self._gold_times: GitTimes | None = GitTimes() if git_times else None
         self._shell: Shell | None = None
         self._directory = "/"
         self._began_s = 0.0
@@ -213,7 +214,9 @@ class BashEnv(InterCodeEnv):
             agent_obs=self.observation,
             eval_obs=outcome.output or "",
             corrupt_gold=outcome.failed,
-            volatile=",".join(sorted(self._read | set(volatile(command)))),
+            volatile=",".join(
+                sorted({*self._read, *volatile(command), *(["clock"] if is_cut(outcome.output) else [])})
+            ),
         )
         return reward, info
 
@@ -222,7 +225,7 @@ class BashEnv(InterCodeEnv):
         return ";".join(map(str, gold)) if isinstance(gold, list | tuple) else str(gold)
 
     async def _gold_outcome(self, command: str) -> GoldOutcome:
-        key = (command, self._compat)
+        key = (command, self._compat, self.command_limit_s)
         known = self._golds.get(key)
         if known is not None:
             return known
@@ -243,7 +246,8 @@ class BashEnv(InterCodeEnv):
             text = None if isinstance(result, str) else _text(result.stdout)
             failed, output = text is None, text
         else:
-            shell = await _open_shell(sandbox)  # as the agent's commands, with the same texts in the shell's errors
+            # As the agent's commands, with the same texts in the shell's errors, and no more time than they have.
+            shell = await _open_shell(sandbox)
             ran = await shell.run(command, limit_s=self.command_limit_s, max_output_bytes=MAX_OUTPUT_BYTES)
             failed, output = ran.timed_out and not ran.stdout, self._shown(ran)
         if has_background(command) and not self._compat:

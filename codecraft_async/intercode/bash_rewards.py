@@ -13,7 +13,7 @@ from codecraft_async.intercode.golds import GoldOutcome
 from codecraft_async.intercode.similarity import similarity
 from codecraft_pool import DigestEntry
 
-__all__ = ["CUT", "effects", "published_reward", "strict_reward"]
+__all__ = ["CUT", "effects", "is_cut", "published_reward", "strict_reward"]
 
 _COMPARED: Final = ("A", "??", "C")
 _ORDERED: Final = re.compile(r"\b(sort|tac|nl|rev|shuf|cat -n|seq|ls -\w*[tSr])\b")
@@ -36,6 +36,11 @@ _OWN_LISTED: Final = re.compile(
 NO_PARTS: Final = {"changes": 0.0, "output": 0.0, "command": 0.0}
 
 Effects = Mapping[str, object]
+
+
+def is_cut(output: str | None) -> bool:
+    """Whether an output was cut off by a time limit."""
+    return output is not None and CUT in output
 
 
 def published_reward(
@@ -119,7 +124,7 @@ def strict_reward(
 
 
 def _output(observation: str, expected: str, *, is_ordered: bool) -> float:
-    if CUT in observation and CUT in expected:
+    if is_cut(observation) and is_cut(expected):
         ours, theirs = sorted((_lines(_CUT_OFF.split(text)[0]) for text in (observation, expected)), key=len)
         if ours == theirs[: len(ours)] and len(ours) > len(theirs) * _CUT_SHARE:
             return 1.0

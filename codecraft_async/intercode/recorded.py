@@ -7,6 +7,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Container, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -63,7 +64,8 @@ async def _run_and_listen(sandbox: Sandbox, words: list[str], cwd: str, limit_s:
         printed = await sandbox.read_file(_OUTPUT, root=_SHM, max_bytes=MAX_OUTPUT_BYTES)
     except RequestRefused:  # the command has removed it, or put something else there
         printed = b""
-    await sandbox.run(["/bin/rm", "-rf", f"{_SHM}/{_OUTPUT}"], cwd="/")
+    with suppress(RequestRefused):  # it may have removed that, too
+        await sandbox.run(["/bin/rm", "-rf", f"{_SHM}/{_OUTPUT}"], cwd="/")
     return replace(result, stdout=printed + result.stdout)
 
 

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from codecraft_async.intercode.changes import Changes, is_same
 from codecraft_async.intercode.git_view import GitView
-from codecraft_async.intercode.golds import GoldOutcome
 from codecraft_async.intercode.similarity import similarity
 from codecraft_pool import DigestEntry
 
@@ -44,9 +43,10 @@ def is_cut(output: str | None) -> bool:
 
 
 def published_reward(
-    mine: GitView, gold: GitView, observation: str, outcome: GoldOutcome
+    mine: GitView, gold: GitView, observation: str, expected: str | None
 ) -> tuple[float, dict[str, Any]]:
-    """Return InterCode's reward, from 0.01 to 1, and its parts as InterCode names them."""
+    """Return InterCode's reward, from 0.01 to 1, and its parts as InterCode names them; *expected* is what the gold
+    printed (None: it is no command)."""
     ours, theirs = mine.pairs(), gold.pairs()
     missing, extra, common = theirs - ours, ours - theirs, ours & theirs
     difference = len(missing) + len(extra)
@@ -54,7 +54,7 @@ def published_reward(
     compared = sorted(path for path, status in common if status in _COMPARED)
     right = [path for path in compared if mine.content(path) == gold.content(path)]
     file_changes = round(0.33 * len(right) / len(compared), 2) if compared else 0.33
-    answer = 0.0 if outcome.output is None else similarity(observation, outcome.output)
+    answer = 0.0 if expected is None else similarity(observation, expected)
     parts = {"file_diff": file_diff, "file_changes": file_changes, "answer_similarity": round(0.33 * answer, 2)}
     info: dict[str, Any] = {
         "diff_miss": sorted(missing),

@@ -28,9 +28,9 @@ _CUT_OFF: Final = re.compile(r"^/bin/bash: line \d+: +\d+ (?:Killed|Terminated) 
 _CUT_SHARE: Final = 0.25
 _PROCESS: Final = re.compile(r"\bproc/\d+(/task/\d+)?")
 _LISTED: Final = re.compile(r"^ *(\d+ +)?[dlcb-][rwxstST-]{9} +\d.*$", re.MULTILINE)
-# Blocks, mode and name stay; what goes is the number of links (to /proc, that of processes), size and time.
+# Blocks, mode, owner and name stay; what goes is the number of links (to /proc, that of processes), size and time.
 _OWN_LISTED: Final = re.compile(
-    r"^( *(?:\d+ +)?)([dl][rwxstST-]{9}) +\d+ \S+ +\S+ +\d+ .{12} (/?(?:dev|etc|proc|sys|\.\.?))$", re.MULTILINE
+    r"^( *(?:\d+ +)?)([dl][rwxstST-]{9}) +\d+ (\S+ +\S+) +\d+ .{12} (/?(?:dev|etc|proc|sys|\.\.?))$", re.MULTILINE
 )
 NO_PARTS: Final = {"changes": 0.0, "output": 0.0, "command": 0.0}
 
@@ -145,5 +145,5 @@ def _lines(text: str) -> list[str]:
         return []
     text = _PROCESS.sub("proc/N", text)
     if _OWN_LISTED.search(text):
-        text = _LISTED.sub(lambda found: " ".join(found.group().split()), _OWN_LISTED.sub(r"\1\2 \3", text))
+        text = _LISTED.sub(lambda found: " ".join(found.group().split()), _OWN_LISTED.sub(r"\1\2 \3 \4", text))
     return "\n".join(line.rstrip() for line in text.split("\n")).rstrip("\n").split("\n")

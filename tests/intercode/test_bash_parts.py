@@ -182,6 +182,7 @@ def test_what_differs_anyway() -> None:
     assert [1.0, 1.0] == [strict({}, {}, ours, theirs), strict({}, {}, "proc/7/mem: x", "proc/19/mem: x")]
     assert 1.0 > strict({}, {}, ours, theirs.replace("4096", "4097"))
     assert 1.0 > strict({}, {}, ours.replace("dr-x", "drwx"), theirs)
+    assert 1.0 > strict({}, {}, ours.replace("root root   0", "root sys   0"), theirs)
 
 
 def test_golds_that_the_limit_cuts_off() -> None:

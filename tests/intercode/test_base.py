@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gymnasium.utils.env_checker import check_env
 from codecraft_async import EpisodeError
 from codecraft_async.curriculum import Dataset
 from codecraft_async.intercode import InterCodeEnv, InterCodeVectorEnv
+from codecraft_async.intercode.episodes import LOG
 from codecraft_async.pool import FakeLauncher, LaunchError
 from tests.intercode.fakes import DATA, Sayings, answer, sayings
 
@@ -179,6 +181,23 @@ async def test_scoring_every_step() -> None:
     assert (0.0, "0") == ((scored := await env.ascore())[0], scored[1]["agent_obs"])
     assert not (await env.astep("echo 1"))[2]
     await env.aclose()
+
+
+async def test_telling_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
+    """With `verbose`, resets, actions and rewards are told on stderr; without, nothing is."""
+    for verbose in (False, True):
+        env = sayings(verbose=verbose)
+        try:
+            await env.areset(index=1)
+            await env.astep("echo 1")
+            await env.astep("submit")
+        finally:
+            await env.aclose()
+            LOG.handlers.clear()
+            LOG.setLevel(logging.NOTSET)
+        told = capsys.readouterr()
+        assert "" == told.out
+        assert verbose == all(words in told.err for words in ("reset to row 1", "action 'echo 1': '1'", "reward 1.0"))
 
 
 async def test_faults_are_no_rewards() -> None:

@@ -283,7 +283,8 @@ def _chosen(options: dict[str, Any], index: int | None) -> int | None:
 
 def _be_verbose() -> None:
     if not LOG.handlers:
-        from rich.logging import RichHandler  # takes a moment, which only those who look on pay
+        from rich.console import Console  # these take a moment, which only those who look on pay
+        from rich.logging import RichHandler
 
-        LOG.addHandler(RichHandler(show_time=False))
+        LOG.addHandler(RichHandler(console=Console(stderr=True), show_time=False))
     LOG.setLevel(logging.DEBUG)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gymnasium.utils.env_checker import check_env
 from codecraft_async import EpisodeError
 from codecraft_async.curriculum import Dataset
 from codecraft_async.intercode import InterCodeEnv, InterCodeVectorEnv
+from codecraft_async.intercode.episodes import LOG
 from codecraft_async.pool import FakeLauncher, LaunchError
 from tests.intercode.fakes import DATA, Sayings, answer, sayings
 
@@ -149,6 +151,25 @@ async def test_trajectory_files(tmp_path: Path) -> None:
     assert ("1", True) == (first["info"]["agent_obs"], first["info"]["action_executed"])
 
 
+async def test_an_unfinished_trajectory(tmp_path: Path) -> None:
+    """It can be written at any time, where there is a directory for it; an environment may know actions."""
+    env = sayings(traj_dir=tmp_path)
+    await env.areset(index=1)
+    await env.astep("echo 1")
+    log = json.loads(env.save_trajectory().read_bytes())
+    assert ([{"action": "echo 1", "observation": "1"}], 0.0, "say 1") == (
+        log["trajectory"],
+        log["reward"],
+        log["query"],
+    )
+    assert [] == env.get_available_actions()
+    await env.aclose()
+    env = sayings()
+    with pytest.raises(ValueError, match="give a traj_dir"):
+        env.save_trajectory()
+    await env.aclose()
+
+
 async def test_scoring_every_step() -> None:
     """With `score_steps` info tells what a submission would pay; the reward is paid once, by the submission."""
     env = sayings(score_steps=True)
@@ -161,6 +182,23 @@ async def test_scoring_every_step() -> None:
     assert not (await env.astep("echo 1"))[2]
     assert "2" == (await env.ascore("2"))[1]["submission"] and "" == env.submission
     await env.aclose()
+
+
+async def test_telling_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
+    """With `verbose`, resets, actions and rewards are told on stderr; without, nothing is."""
+    for verbose in (False, True):
+        env = sayings(verbose=verbose)
+        try:
+            await env.areset(index=1)
+            await env.astep("echo 1")
+            await env.astep("submit")
+        finally:
+            await env.aclose()
+            LOG.handlers.clear()
+            LOG.setLevel(logging.NOTSET)
+        told = capsys.readouterr()
+        assert "" == told.out
+        assert verbose == all(words in told.err for words in ("reset to row 1", "action 'echo 1': '1'", "reward 1.0"))
 
 
 async def test_faults_are_no_rewards() -> None:

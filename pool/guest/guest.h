@@ -215,6 +215,7 @@ struct guest {
 	bool has_run; /* a command, ever: what came before was not an agent's doing */
 	bool more_children; /* reaping stopped at its bound */
 	struct run runs[RUNS_MAX];
+	int runs_end; /* no place from here on is taken: with few commands, every look at all of them is short */
 	struct shell shells[SHELLS_MAX];
 	size_t input_waiting; /* standard input that waits, all commands */
 	int orphans[ORPHANS_MAX];
@@ -307,6 +308,7 @@ int run_parse(struct guest *guest, uint32_t id, struct reader *reader);
 int run_take_table(struct reader *reader, uint32_t least, char **table);
 struct run *run_find(struct guest *guest, uint32_t id);
 int run_start(struct guest *guest, struct run *run, const struct run_request *request, struct failure *why);
+void run_take(struct guest *guest, struct run *run, uint32_t id, struct shell *shell);
 void run_discard(struct guest *guest, struct run *run);
 bool run_goes_on(const struct run *run);
 int run_begin(struct guest *guest, uint32_t id, const struct run_request *request, int failed, struct failure *why);

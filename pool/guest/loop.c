@@ -163,7 +163,7 @@ static void watch_all(struct guest *guest, struct watch *watch)
 	watch_fd(watch, guest->channel_in, (short)(room ? POLLIN | POLLRDHUP : POLLRDHUP), -1, 0);
 	watch_fd(watch, guest->channel_out, (short)(guest->replies_blocked ? POLLOUT : 0), -1, 0);
 	watch_fd(watch, guest->signals, POLLIN, -1, 0);
-	for (int i = 0; i < RUNS_MAX; i++)
+	for (int i = 0; i < guest->runs_end; i++)
 		watch_run(guest, watch, i, room, now);
 	if (now < guest->orphans_rest_until_ns) {
 		wake_at(watch, guest->orphans_rest_until_ns);
@@ -249,7 +249,7 @@ static void enforce_limits(struct guest *guest)
 {
 	uint64_t now = now_ns();
 
-	for (int i = 0; i < RUNS_MAX; i++) {
+	for (int i = 0; i < guest->runs_end; i++) {
 		struct run *run = &guest->runs[i];
 
 		if (!run_goes_on(run))
@@ -274,7 +274,7 @@ static bool settle_runs(struct guest *guest)
 {
 	bool waits = false;
 
-	for (int i = 0; i < RUNS_MAX; i++) {
+	for (int i = 0; i < guest->runs_end; i++) {
 		struct run *run = &guest->runs[i];
 
 		if (is_settling(run))

@@ -79,7 +79,7 @@ static int check_run(const struct guest *guest, const struct reader *reader, con
 
 struct run *run_find(struct guest *guest, uint32_t id)
 {
-	for (int i = 0; i < RUNS_MAX; i++)
+	for (int i = 0; i < guest->runs_end; i++)
 		if (guest->runs[i].used && guest->runs[i].id == id)
 			return &guest->runs[i];
 	return NULL;
@@ -99,6 +99,16 @@ bool run_goes_on(const struct run *run)
 	return run->used && !run->exited && run->id != 0 && (run->shell == NULL || !run->shell->reported);
 }
 
+/* Takes a free place. */
+void run_take(struct guest *guest, struct run *run, uint32_t id, struct shell *shell)
+{
+	int end = (int)(run - guest->runs) + 1;
+
+	*run = (struct run){.used = true, .id = id, .shell = shell, .output = {-1, -1}, .input = -1};
+	if (guest->runs_end < end)
+		guest->runs_end = end;
+}
+
 /* Makes room for another one. */
 void run_discard(struct guest *guest, struct run *run)
 {
@@ -109,6 +119,8 @@ void run_discard(struct guest *guest, struct run *run)
 		close_fd(&run->shell->stat);
 	}
 	run->used = false;
+	while (guest->runs_end > 0 && !guest->runs[guest->runs_end - 1].used)
+		guest->runs_end--;
 }
 
 /* Ours is the end that must not block: another reader in the sandbox may take what poll had promised. */
@@ -251,7 +263,7 @@ int run_begin(struct guest *guest, uint32_t id, const struct run_request *reques
 	if (!failed && run == NULL)
 		failed = fail(why, EAGAIN, "%d commands are running already", COMMANDS_MAX);
 	if (!failed) {
-		*run = (struct run){.used = true, .id = id, .output = {-1, -1}, .input = -1};
+		run_take(guest, run, id, NULL);
 		run->output_left = request->output_cap;
 		failed = run_start(guest, run, request, why);
 		if (failed)

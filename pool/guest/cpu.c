@@ -25,7 +25,7 @@ static int add_up(struct guest *guest)
 	if (guest->proc < 0 || list_processes(guest->proc, &table))
 		return 1;
 	place_processes(guest, &table, has_limit);
-	for (int i = 0; i < RUNS_MAX; i++)
+	for (int i = 0; i < guest->runs_end; i++)
 		sums_us[i] = 0;
 	for (size_t i = 0; i < table.count; i++) {
 		const struct process *process = &table.processes[i];
@@ -88,16 +88,16 @@ void cpu_look(struct guest *guest, uint64_t now)
 {
 	bool due = false;
 
-	for (int i = 0; i < RUNS_MAX; i++)
+	for (int i = 0; i < guest->runs_end; i++)
 		due |= has_limit(&guest->runs[i]) && now >= guest->runs[i].next_cpu_ns;
 	if (!due)
 		return;
 	if (add_up(guest)) {
-		for (int i = 0; i < RUNS_MAX; i++)
+		for (int i = 0; i < guest->runs_end; i++)
 			guest->runs[i].next_cpu_ns = NEVER; /* the kernel's limit for each process remains */
 		return;
 	}
-	for (int i = 0; i < RUNS_MAX; i++)
+	for (int i = 0; i < guest->runs_end; i++)
 		if (has_limit(&guest->runs[i]))
 			judge(guest, &guest->runs[i], sums_us[i], now);
 }

@@ -37,7 +37,7 @@ static bool is_dying(const struct run *run)
 /* Stops the commands again, should somebody have woken them. */
 static void stop_leaders(const struct guest *guest)
 {
-	for (int i = 0; i < RUNS_MAX; i++)
+	for (int i = 0; i < guest->runs_end; i++)
 		if (is_dying(&guest->runs[i]))
 			kill(guest->runs[i].pid, SIGSTOP);
 }
@@ -123,7 +123,7 @@ static int judge(struct guest *guest, struct run *run, size_t alive, size_t fres
 static void kill_sandbox(struct guest *guest)
 {
 	kill(-1, SIGKILL);
-	for (int i = 0; i < RUNS_MAX; i++)
+	for (int i = 0; i < guest->runs_end; i++)
 		if (is_dying(&guest->runs[i]))
 			finish(guest, &guest->runs[i]);
 }
@@ -148,7 +148,7 @@ void kill_look(struct guest *guest)
 	kill_marked(guest->proc, table, earlier, &look);
 	turn = !turn;
 	now = now_ns();
-	for (int i = 0; i < RUNS_MAX; i++) {
+	for (int i = 0; i < guest->runs_end; i++) {
 		struct run *run = &guest->runs[i];
 
 		if (is_dying(run) && judge(guest, run, look.alive[i], look.fresh[i] + look.lost, now)) {

@@ -16,9 +16,10 @@
  * share the cores even `true` takes this long; what prints a lot is seen earlier, before its pipe is full. */
 #define ATTACH_NS (25 * NS_PER_MS)
 #define FIRST_LOOK_NS (3 * NS_PER_MS)
-#define FIRST_LOOK_MAX_NS (15 * NS_PER_MS)
+#define FIRST_LOOK_MAX_NS (40 * NS_PER_MS) /* 64 sandboxes on two cores take about that long, all together */
 #define MUCH_OUTPUT (8 << 10)
 #define INTERRUPT_AGAIN_NS NS_PER_MS
+#define EXECUTED_BY_NS (20 * NS_PER_MS) /* or something is wrong with the command on its way there */
 
 enum watched { FIXED = 3, WATCHED_MAX = FIXED + 3 * RUNS_MAX + SHELLS_MAX + ORPHANS_MAX };
 enum fixed { CHANNEL_IN, CHANNEL_OUT, SIGNALS };
@@ -135,6 +136,12 @@ static void watch_run(struct guest *guest, struct watch *watch, int index, bool 
 	if (run->dying)
 		return; /* what it printed waits for the end */
 	watch_limits(run, watch, index, now);
+	if (run == guest->starting) {
+		uint64_t look = first_look_time(guest, run);
+
+		wake_at(watch, now < look ? look : run->started_ns + EXECUTED_BY_NS);
+		return;
+	}
 	if (!run->attached) {
 		uint64_t when = attach_time(guest, run, now);
 
@@ -163,7 +170,7 @@ static void watch_all(struct guest *guest, struct watch *watch)
 	watch_fd(watch, guest->channel_in, (short)(room ? POLLIN | POLLRDHUP : POLLRDHUP), -1, 0);
 	watch_fd(watch, guest->channel_out, (short)(guest->replies_blocked ? POLLOUT : 0), -1, 0);
 	watch_fd(watch, guest->signals, POLLIN, -1, 0);
-	for (int i = 0; i < RUNS_MAX; i++)
+	for (int i = 0; i < guest->runs_end; i++)
 		watch_run(guest, watch, i, room, now);
 	if (now < guest->orphans_rest_until_ns) {
 		wake_at(watch, guest->orphans_rest_until_ns);
@@ -249,7 +256,9 @@ static void enforce_limits(struct guest *guest)
 {
 	uint64_t now = now_ns();
 
-	for (int i = 0; i < RUNS_MAX; i++) {
+	if (guest->starting != NULL && now >= guest->starting->started_ns + EXECUTED_BY_NS)
+		run_settle_start(guest);
+	for (int i = 0; i < guest->runs_end; i++) {
 		struct run *run = &guest->runs[i];
 
 		if (!run_goes_on(run))
@@ -274,7 +283,7 @@ static bool settle_runs(struct guest *guest)
 {
 	bool waits = false;
 
-	for (int i = 0; i < RUNS_MAX; i++) {
+	for (int i = 0; i < guest->runs_end; i++) {
 		struct run *run = &guest->runs[i];
 
 		if (is_settling(run))
@@ -289,6 +298,8 @@ static int serve_channel(struct guest *guest, bool *ended)
 {
 	bool waits;
 
+	if (guest->starting != NULL && !spawn_is_under_way())
+		run_settle_start(guest);
 	do {
 		if (channel_handle(guest))
 			return 1;

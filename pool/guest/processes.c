@@ -101,7 +101,7 @@ int list_processes(int proc, struct table *table)
 
 static void mark_leaders(const struct guest *guest, const struct table *table, run_filter *looked_for)
 {
-	for (int i = 0; i < RUNS_MAX; i++) {
+	for (int i = 0; i < guest->runs_end; i++) {
 		struct process *leader = NULL;
 
 		if (looked_for(&guest->runs[i]))

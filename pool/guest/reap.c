@@ -15,7 +15,7 @@
 
 static struct run *run_of(struct guest *guest, pid_t pid)
 {
-	for (int i = 0; i < RUNS_MAX; i++)
+	for (int i = 0; i < guest->runs_end; i++)
 		if (guest->runs[i].used && !guest->runs[i].exited && guest->runs[i].pid == pid)
 			return &guest->runs[i];
 	return NULL;
@@ -50,6 +50,8 @@ static pid_t reap_one(struct guest *guest, struct run **run)
 	if (*run == NULL)
 		return pid;
 	take_end(guest, *run, status, &usage);
+	if (*run == guest->starting && run_settle_start(guest))
+		*run = NULL;
 	return pid;
 }
 

@@ -156,7 +156,7 @@ static int check_trees(const struct reader *reader, const struct tree *trees, ui
 /* The EXITs of the killed, with what still finds room of what they printed. */
 static void end_runs(struct guest *guest)
 {
-	for (int i = 0; i < RUNS_MAX; i++) {
+	for (int i = 0; i < guest->runs_end; i++) {
 		struct run *run = &guest->runs[i];
 
 		if (run->used && run->exited)

@@ -79,7 +79,7 @@ static int check_run(const struct guest *guest, const struct reader *reader, con
 
 struct run *run_find(struct guest *guest, uint32_t id)
 {
-	for (int i = 0; i < RUNS_MAX; i++)
+	for (int i = 0; i < guest->runs_end; i++)
 		if (guest->runs[i].used && guest->runs[i].id == id)
 			return &guest->runs[i];
 	return NULL;
@@ -99,6 +99,16 @@ bool run_goes_on(const struct run *run)
 	return run->used && !run->exited && run->id != 0 && (run->shell == NULL || !run->shell->reported);
 }
 
+/* Takes a free place. */
+void run_take(struct guest *guest, struct run *run, uint32_t id, struct shell *shell)
+{
+	int end = (int)(run - guest->runs) + 1;
+
+	*run = (struct run){.used = true, .id = id, .shell = shell, .output = {-1, -1}, .input = -1};
+	if (guest->runs_end < end)
+		guest->runs_end = end;
+}
+
 /* Makes room for another one. */
 void run_discard(struct guest *guest, struct run *run)
 {
@@ -109,6 +119,8 @@ void run_discard(struct guest *guest, struct run *run)
 		close_fd(&run->shell->stat);
 	}
 	run->used = false;
+	while (guest->runs_end > 0 && !guest->runs[guest->runs_end - 1].used)
+		guest->runs_end--;
 }
 
 /* Ours is the end that must not block: another reader in the sandbox may take what poll had promised. */
@@ -213,7 +225,6 @@ int run_start(struct guest *guest, struct run *run, const struct run_request *re
 {
 	cleanup_fd int out = -1, err = -1, in = -1;
 	int streams[STREAMS] = {0, -1, -1, -1};
-	struct refusal refusal = {0};
 	int failed = open_stdio(guest, run, request, streams);
 
 	in = streams[0] > 0 ? streams[0] : -1;
@@ -227,18 +238,34 @@ int run_start(struct guest *guest, struct run *run, const struct run_request *re
 	run->started_ns = now_ns();
 	run->deadline_ns = run->started_ns + request->wall_ms * NS_PER_MS;
 	guest->has_run |= request->tool == NULL;
-	run->pid = spawn(guest, request, streams, &refusal);
+	run->pid = spawn(guest, request, streams);
 	if (run->pid < 0)
 		return fail(why, errno, "cannot make a process: %s", strerror(errno));
-	if (refusal.cwd != 0)
-		return fail(why, refusal.cwd, "cannot enter the cwd %.150s: %s", request->cwd, strerror(refusal.cwd));
-	if (refusal.program != 0 && run->shell != NULL)
-		return fail(why, refusal.program, "cannot execute the shell %.150s: %s", request->argv[0],
-		            strerror(refusal.program));
+	if (run->shell != NULL && spawn_settle(false, why))
+		return 1;
+	guest->starting = run->shell == NULL && request->tool == NULL ? run : NULL;
 	cpu_watch(guest, run, request->cpu_ms);
-	if (run->shell == NULL && now_ns() >= run->deadline_ns)
-		kill_run(guest, run, WALL_LIMIT); /* it was not even executed by then */
 	return 0;
+}
+
+/* Waits until the command that was started last has been executed, or could not be. Returns whether that was all, and is
+ * answered. It reads its request until then: no further one is taken or handled before this. */
+bool run_settle_start(struct guest *guest)
+{
+	struct run *run = guest->starting;
+	struct failure why;
+
+	guest->starting = NULL;
+	if (run == NULL)
+		return false;
+	if (spawn_settle(run->exited, &why)) {
+		reply_error(guest, run->id, &why);
+		run_discard(guest, run);
+		return true;
+	}
+	if (!run->exited && run->reason == BY_ITSELF && now_ns() >= run->deadline_ns)
+		kill_run(guest, run, WALL_LIMIT); /* it was not even executed by then */
+	return false;
 }
 
 /* Starts what was asked for, or answers why not; *failed if that has been found already. */
@@ -251,7 +278,7 @@ int run_begin(struct guest *guest, uint32_t id, const struct run_request *reques
 	if (!failed && run == NULL)
 		failed = fail(why, EAGAIN, "%d commands are running already", COMMANDS_MAX);
 	if (!failed) {
-		*run = (struct run){.used = true, .id = id, .output = {-1, -1}, .input = -1};
+		run_take(guest, run, id, NULL);
 		run->output_left = request->output_cap;
 		failed = run_start(guest, run, request, why);
 		if (failed)

@@ -106,7 +106,7 @@ static int start_shell(struct guest *guest, struct run *run, struct shell_reques
 	cleanup_fd int status = -1;
 
 	*shell = (struct shell){.status = -1, .stat = -1};
-	*run = (struct run){.used = true, .shell = shell, .output = {-1, -1}, .input = -1};
+	run_take(guest, run, 0, shell);
 	if (open_status(shell, &status))
 		return fail(why, errno, "cannot make the pipes of a shell: %s", strerror(errno));
 	request->run.status = status;

@@ -11,7 +11,15 @@ import numpy as np
 from codecraft_async._observation import clip, decode
 from codecraft_async._outcome import Outcome
 from codecraft_async.intercode.base import InterCodeEnv
-from codecraft_async.intercode.bash_rewards import CUT, NO_PARTS, effects, is_cut, published_reward, strict_reward
+from codecraft_async.intercode.bash_rewards import (
+    CUT,
+    NO_PARTS,
+    before_cut,
+    effects,
+    is_cut,
+    published_reward,
+    strict_reward,
+)
 from codecraft_async.intercode.changes import Changes, changes_of
 from codecraft_async.intercode.compat import MALFORMED, TIMED_OUT, change_of_directory, simplify
 from codecraft_async.intercode.git_view import GitView, is_watched
@@ -25,6 +33,7 @@ __all__ = ["BashEnv", "BashVectorEnv"]
 
 _BASH: Final = "/bin/bash"
 _GOLD_LIMIT_S: Final = 60.0
+_GOLD_SLACK: Final = 2.0  # times what an action has: what ends for the agent shall end for the gold, too
 _SETTLE_S: Final = 1.0
 
 
@@ -253,11 +262,13 @@ class BashEnv(InterCodeEnv):
             text = None if isinstance(result, str) else _text(result.stdout)
             failed, output = text is None, text
         else:
-            # As the agent's commands, with the same texts in the shell's errors, and no more time than they have.
+            # As the agent's commands, with the same texts in the shell's errors.
             shell = await _open_shell(sandbox)
-            limit_s = self.command_limit_s * (len(self.gold) if isinstance(self.gold, list | tuple) else 1)
+            commands = len(self.gold) if isinstance(self.gold, list | tuple) else 1
+            limit_s = _GOLD_SLACK * self.command_limit_s * commands
             ran = await shell.run(command, limit_s=limit_s, max_output_bytes=MAX_OUTPUT_BYTES)
-            failed, output = ran.timed_out and not ran.stdout, self._shown(ran)
+            output = self._shown(ran)
+            failed = ran.timed_out and not before_cut(output).strip()
         if has_background(command) and not self._compat:
             await settle(sandbox, processes=1, limit_s=_SETTLE_S)
         own = frozenset(path for path, entry in first.items() if entry.kind == "file")

@@ -12,7 +12,7 @@ from codecraft_async.intercode.git_view import GitView
 from codecraft_async.intercode.similarity import similarity
 from codecraft_pool import DigestEntry
 
-__all__ = ["CUT", "effects", "is_cut", "published_reward", "strict_reward"]
+__all__ = ["CUT", "before_cut", "effects", "is_cut", "published_reward", "strict_reward"]
 
 _COMPARED: Final = ("A", "??", "C")
 _ORDERED: Final = re.compile(r"\b(sort|tac|nl|rev|shuf|cat -n|seq|ls -\w*[tSr])\b")
@@ -40,6 +40,11 @@ Effects = Mapping[str, object]
 def is_cut(output: str | None) -> bool:
     """Whether an output was cut off by a time limit."""
     return output is not None and CUT in output
+
+
+def before_cut(output: str) -> str:
+    """Return what was printed before the time limit cut it off, without what the shell said of that."""
+    return _CUT_OFF.split(output, maxsplit=1)[0]
 
 
 def published_reward(
@@ -125,7 +130,7 @@ def strict_reward(
 
 def _output(observation: str, expected: str, *, is_ordered: bool) -> float:
     if is_cut(observation) and is_cut(expected):
-        ours, theirs = sorted((_lines(_CUT_OFF.split(text)[0]) for text in (observation, expected)), key=len)
+        ours, theirs = sorted((_lines(before_cut(text)) for text in (observation, expected)), key=len)
         if ours == theirs[: len(ours)] and len(ours) > len(theirs) * _CUT_SHARE:
             return 1.0
     ours, theirs = _lines(observation), _lines(expected)

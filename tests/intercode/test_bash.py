@@ -195,6 +195,30 @@ async def test_golds_of_nl2bash(base_image: str, number: str, form: str) -> None
     assert dict.fromkeys(rows, 1.0) == await golds_paid(number, rows, **options)
 
 
+async def test_recorded_actions(base_image: str) -> None:
+    """An episode, and the next one, which depends on the times that it left, are paid as recorded and leave nothing."""
+    recorded = json.loads(intercode_data("nl2bash/gpt4_fs_1.json").read_bytes())
+    options: dict[str, Any] = {"compat": True, "reward": "intercode", "git_times": True, "score_steps": True}
+    env = BashVectorEnv(
+        1,
+        image_name=FileTree.read(intercode_data("nl2bash/tree_1.json"), compat=True),
+        data_path=intercode_data("nl2bash/fs_1.json"),
+        backend="docker",
+        autoreset_mode="Disabled",
+        prove_every=1,
+        **options,
+    )
+    for row in ("11", "12"):
+        turns = recorded[row]["turn_history"]
+        await env.areset(options={"index": int(row)})
+        paid = [float((await env.astep((action,)))[4]["score"][0]) for action in turns["actions"]]
+        assert pytest.approx(turns["rewards"], abs=0.005) == paid
+    await env.areset()
+    stats = (await env.runtime.pool()).stats()
+    assert (0, 0) == (stats.failed_proofs, stats.proof_errors) and stats.proofs > len(turns["actions"])
+    await env.aclose()
+
+
 def test_registered(tree: FileTree) -> None:
     """gymnasium makes it by its id, and many of it."""
     env: Any = gymnasium.make("codecraft_async:intercode/Bash-v0", image_name=tree, data_path=DATA, backend="docker")

@@ -159,7 +159,7 @@ async def test_time_of_a_reset(sandbox: Sandbox) -> None:
 
 
 async def test_process_1_is_the_same_everywhere(sandbox: Sandbox) -> None:
-    """A search of the whole tree meets nothing that it may not list, and lists of processes name no sandbox's numbers."""
+    """A search of the whole tree meets nothing that it may not list; lists of processes show no sandbox's numbers."""
     assert "" == await printed(sandbox, "find /proc /sys /dev / -xdev 2>&1 >/dev/null | grep -i denied")
     assert "guest\0" == await printed(sandbox, "cat /proc/1/cmdline")
 

@@ -345,7 +345,8 @@ def builtin_recipes() -> dict[str, Recipe]:
     base = DebianRecipe(name="codecraft/base", suite=suite, packages=packages)
     with_c = DebianRecipe(name="codecraft/c", suite=suite, packages=("gcc", *packages, "libc6-dev", "make"))
     nl2bash = DebianRecipe(name="codecraft/nl2bash", suite=suite, packages=_NL2BASH_PACKAGES)
-    return {recipe.name: recipe for recipe in (base, with_c, nl2bash)}
+    swe = DebianRecipe(name="codecraft/swe", suite=suite, packages=(*packages, "python3-pytest"))
+    return {recipe.name: recipe for recipe in (base, with_c, nl2bash, swe)}
 
 
 __all__ = ["RECIPE_LABEL", "DebianRecipe", "DockerfileRecipe", "Recipe", "builtin_recipes"]

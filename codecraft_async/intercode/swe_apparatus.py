@@ -1,4 +1,4 @@
-"""The files by which a repository's tests are run: an agent may change them, but what it makes of them does not count."""
+"""The files by which a repository's tests are run: whatever an agent makes of them does not count."""
 
 from __future__ import annotations
 

@@ -105,7 +105,9 @@ class Checkouts:
         self._locks: dict[tuple[str, str, int | None], asyncio.Lock] = {}
 
     async def snapshot(self, source: str, commit: str, *, history: int | None = 1) -> Snapshot:
-        """Return the repository at *source* (a path, a bundle or a URL) at *commit*, with *history* commits (None: all).
+        """Return the repository at *source* (a path, a bundle or a URL) at *commit*.
+
+        Its git knows as many commits as *history* says, that one included; None: all up to it.
 
         Raises:
             RepositoryUnavailable: It cannot be had.
@@ -149,7 +151,7 @@ class Checkouts:
         await asyncio.to_thread(self._evict, place)
 
     async def _fetch(self, source: str, place: Path, commit: str) -> None:
-        if place.is_dir():
+        if await asyncio.to_thread(place.is_dir):
             status, said = await _git(["-C", str(place), "fetch", "-q", "--prune", "origin"], _FETCH_LIMIT_S)
         else:
             name = f"{_PARTIAL}{Owner.current()}-"
@@ -240,7 +242,9 @@ async def _git(words: list[str], limit_s: float = _LOCAL_LIMIT_S, *, is_plain: b
     except TimeoutError:
         return -1, f"git took longer than {limit_s:g} s"
     except FileNotFoundError:
-        raise RepositoryUnavailable("git is not installed on this machine, which repositories are fetched with") from None
+        raise RepositoryUnavailable(
+            "git is not installed on this machine, which repositories are fetched with"
+        ) from None
     return status, "; ".join(lines[-_LOG_LINES:])
 
 

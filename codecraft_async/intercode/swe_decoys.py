@@ -35,14 +35,15 @@ def add_decoys(
     A test of which no copy can be made, such as one that is inherited or no Python that can be read here, has none.
     """
     files, decoys = dict(sources), list[TestName]()
-    once = {(test.module, test.inner): test for test in tests if test.inner and test.module in sources}
-    for test in rng.sample(list(once.values()), len(once)):
+    shuffled = rng.sample(tests, len(tests))
+    once = {(test.module, test.inner): test for test in shuffled if test.inner and test.module in sources}
+    for test in once.values():
         if len(decoys) == DECOYS_MAX:
             break
         made = _with_decoy(files[test.module], test.inner, rng)
         if made is not None:
             files[test.module], name = made
-            decoys.append(TestName("", test.module, (*test.inner[:-1], name)))
+            decoys.append(TestName("", test.module, (*test.inner[:-1], name), test.parameters))
     return files, decoys
 
 
@@ -97,8 +98,8 @@ def _spoil(function: Function, rng: random.Random) -> None:
     places = [place for each in function.body if (place := _expected(each)) is not None]
     odd = rng.randrange(1000, 1_000_000)
     if places:
-        place = rng.choice(places)
-        place[-1] = ast.List([place[-1], ast.Constant(odd)], ast.Load())
+        sides, side = rng.choice(places)
+        sides[side] = ast.List([sides[side], ast.Constant(odd)], ast.Load())
         return
     forms = ["assert {} == {}"]
     if any(isinstance(each, ast.Attribute) and each.attr.startswith("assert") for each in ast.walk(function)):
@@ -106,11 +107,23 @@ def _spoil(function: Function, rng: random.Random) -> None:
     function.body += ast.parse(rng.choice(forms).format(odd, rng.randrange(1000))).body
 
 
-def _expected(statement: ast.stmt) -> list[ast.expr] | None:
-    """Return the list whose last part is what *statement* expects: the right side of ``==``, or of an assertEqual."""
-    if isinstance(statement, ast.Assert) and isinstance(statement.test, ast.Compare):
-        return statement.test.comparators if isinstance(statement.test.ops[-1], ast.Eq) else None
+def _expected(statement: ast.stmt) -> tuple[list[ast.expr], int] | None:
+    """Return where *statement* says what it expects: beside ``==``, or in an assertEqual.
+
+    Of the two sides it is the one that calls nothing, if there is one: the other may have come from code under test,
+    and equal everything.
+    """
+    if isinstance(statement, ast.Assert) and isinstance(test := statement.test, ast.Compare):
+        if len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq):
+            if _calls(test.comparators[0]) and not _calls(test.left):
+                test.left, test.comparators[0] = test.comparators[0], test.left
+            return test.comparators, 0
     if isinstance(statement, ast.Expr) and isinstance(call := statement.value, ast.Call):
         is_equality = isinstance(call.func, ast.Attribute) and call.func.attr in _EQUALITIES
-        return call.args if is_equality and len(call.args) == 2 else None
+        if is_equality and len(call.args) >= 2:
+            return call.args, int(_calls(call.args[0]))
     return None
+
+
+def _calls(expression: ast.expr) -> bool:
+    return any(isinstance(each, ast.Call) for each in ast.walk(expression))

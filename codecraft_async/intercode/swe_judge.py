@@ -208,13 +208,13 @@ class Judge:
                     limit_s=self._limit_s,
                     parsers=self._parsers,
                 )
-        return self._verdict(run, patch, tuple(not_counted))
+        return self._verdict(run, reference, patch, tuple(not_counted))
 
-    def _verdict(self, run: TestRun, patch: str, not_counted: tuple[str, ...]) -> Verdict:
+    def _verdict(self, run: TestRun, reference: Reference, patch: str, not_counted: tuple[str, ...]) -> Verdict:
         names = (*self.task.fail_to_pass, *self.task.pass_to_pass)
         reason = run.problem
-        if not reason and any(came != "failed" for came in run.decoys):
-            reason = "the results are forged: tests pass, or are gone, that fail whatever is right"
+        if not reason and _is_forged(run, reference):
+            reason = "the results are forged: tests have passed that nothing right can pass, or are gone"
         passed = frozenset[str]() if reason else frozenset(filter(run.passed, names))
         wrong = [name for name in names if name not in passed]
         if not reason and wrong:
@@ -242,6 +242,15 @@ class Judge:
         if test.module not in files and not reference.apparatus.owns(test.module):
             files = taken
         return files[test.module] is not None if test.module in files else test.module in reference.before
+
+
+def _is_forged(run: TestRun, reference: Reference) -> bool:
+    """Whether a decoy has not failed; where no test of its file has passed, such as one that is not loaded, it may be
+    missing.
+    """
+    alive = {test.module for test in reference.tests if run.passed(test.id)}
+    came = dict(zip(reference.decoys, run.decoys, strict=False))
+    return any(each == "passed" or (each != "failed" and decoy.module in alive) for decoy, each in came.items())
 
 
 async def prepare(sandbox: Sandbox, task: SweTask) -> None:

@@ -70,20 +70,25 @@ class TestCommand:
 
 @dataclass(frozen=True, slots=True)
 class TestName:
-    """A test as its runner knows it: a file (or a module, with dots), then class and function."""
+    """A test: the file that it is in ("" if there is none), class and function, and pytest's ``[parameters]``.
+
+    `id` is what the row calls it.
+    """
 
     __test__ = False
 
     id: str
     module: str
     inner: tuple[str, ...]
+    parameters: str = ""
 
     @classmethod
     def of(cls, test: str, runner: Runner, exists: Callable[[str], bool], paths: Sequence[str]) -> TestName:
         """Return the parts of the id *test*, as SWE-bench writes it; *exists* tells the repository's files."""
         if runner != "unittest":
-            file, *inner = re.sub(r"\[.*", "", test, flags=re.S).split("::")
-            return cls(test, file, tuple(inner))
+            place, bracket, parameters = test.partition("[")
+            file, *inner = place.split("::")
+            return cls(test, file, tuple(inner), bracket + parameters)
         dotted = test
         if found := _IN_BRACKETS.fullmatch(test):  # as unittest prints it: before Python 3.11 without the function
             dotted = found[2] if found[2].endswith(f".{found[1]}") else f"{found[2]}.{found[1]}"

@@ -75,8 +75,8 @@ async def run_tests(
         "paths": [*map(_absolute, task.command.paths)],
         "arguments": list(task.command.arguments),
         "files": sorted({test.module for test in (*tests, *decoys)}),
-        "tests": [_asked(test, task) for test in tests],
-        "decoys": [_asked(test, task) for test in decoys],
+        # Decoys are among the others: whoever finds this list does not know which they are.
+        "tests": [_asked(test, task) for test in _mixed(tests, decoys)],
     }
     result = await sandbox.run(
         command, env=environment, stdin=json.dumps(asked).encode(), limit_s=limit_s, max_output_bytes=_MAX_OUTPUT_BYTES
@@ -89,6 +89,15 @@ def _program() -> str:
     return files(f"{__package__}.inside").joinpath("run_tests.py").read_text(encoding="utf-8")
 
 
+def _mixed(tests: Sequence[TestName], decoys: Sequence[TestName]) -> list[TestName]:
+    """Return the tests in their order, with the decoys in the middle of those of their file."""
+    mixed = list(tests)
+    for decoy in decoys:
+        places = [place for place, test in enumerate(mixed) if test.module == decoy.module]
+        mixed.insert(secrets.choice(places) + 1 if places else len(mixed), decoy)
+    return mixed
+
+
 def _absolute(path: str) -> str:
     return os.path.join(WORKSPACE, path).rstrip("/")
 
@@ -96,7 +105,7 @@ def _absolute(path: str) -> str:
 def _asked(test: TestName, task: SweTask) -> str:
     """Return a test as the program inside is asked for it, and as it tells of it."""
     if task.command.runner == "pytest":
-        return test.id or "::".join((test.module, *test.inner))
+        return "::".join((test.module, *test.inner)) + test.parameters
     module = test.module.removesuffix(".py").removesuffix("/__init__")
     roots = [path for path in task.command.paths if module.startswith(f"{path}/")] or [""]
     return ".".join((*filter(None, module.removeprefix(roots[0]).split("/")), *test.inner))
@@ -128,15 +137,13 @@ def _read(
     outcomes = {test: found.get(name, (MISSING, ""))[0] for test, name in names.items()}
     others = [why for name, (outcome, why) in found.items() if outcome == "failed" and name not in names.values()]
     # What is missing is so because of something else, such as a file that cannot be imported.
-    hints = {test: ("", others[0] if others else "") for test in names}
-    why = {test: found.get(name, hints[test])[1] for test, name in names.items() if outcomes[test] != PASSED}
-    return TestRun(outcomes, why, tuple(_of_decoy(_asked(each, task), found) for each in decoys), problem)
-
-
-def _of_decoy(name: str, found: Mapping[str, tuple[str, str]]) -> str:
-    """Return what a decoy came to; of one with parameters, the best that any came to."""
-    outcomes = [outcome for test, (outcome, _) in found.items() if test.split("[")[0] == name]
-    return PASSED if PASSED in outcomes else outcomes[0] if outcomes else MISSING
+    hints = dict.fromkeys(names, ("", others[0] if others else ""))
+    why = {
+        test: found.get(name, hints[test])[1].partition("\n")[0]
+        for test, name in names.items()
+        if outcomes[test] != PASSED
+    }
+    return TestRun(outcomes, why, tuple(found.get(_asked(each, task), (MISSING, ""))[0] for each in decoys), problem)
 
 
 def _record(line: bytes, key: bytes) -> Mapping[str, Any]:
@@ -144,7 +151,7 @@ def _record(line: bytes, key: bytes) -> Mapping[str, Any]:
         return {}
     try:
         record: object = json.loads(line[len(key) :])
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}  # pyright: ignore[reportUnknownVariableType]
 

@@ -100,9 +100,7 @@ class Dataset(Sequence[Record]):
         return Curriculum([_task(record, make(record), defaults) for record in self._records], name=self.name)
 
 
-def load_dataset(
-    path: Path | str, *, trust_pickle: bool = False, names: Mapping[str, str] | None = None
-) -> Dataset:
+def load_dataset(path: Path | str, *, trust_pickle: bool = False, names: Mapping[str, str] | None = None) -> Dataset:
     """Return a file's dataset (blocking): ``.json`` (a list of objects), ``.jsonl`` (an object in each line), ``.csv``,
     ``.tsv``, ``.pickle`` or ``.pkl``.
 

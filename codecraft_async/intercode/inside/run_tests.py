@@ -1,7 +1,7 @@
 """Runs named tests in a sandbox and says how each of them ended. For any Python from 3.6 on; sent along as text.
 
-Standard input is a JSON object: ``key``, ``runner``, ``root``, ``paths``, ``arguments``, ``files``, ``tests``,
-``decoys``. Each record on standard output is a line: the key, then JSON. Whatever else is there is somebody else's.
+Standard input is a JSON object: ``key``, ``runner``, ``root``, ``paths``, ``arguments``, ``files``, ``tests``. Each
+record on standard output is a line: the key, then JSON. Whatever else is there is somebody else's.
 
 It is started with ``-I``, and has the runner loaded before the repository can be looked into: a ``pytest.py``, a
 ``sitecustomize.py`` or the entry point of a plugin there has no effect. Code under test runs in this very process,
@@ -62,8 +62,8 @@ def prepare_pytest(request: "dict[str, Any]", tell: Tell) -> Callable[[], object
     parts = importlib.import_module("_pytest.config").default_plugins
     for name in [*LOADED_EARLY, *(f"_pytest.{part}" for part in parts)]:
         importlib.import_module(name)
-    wanted, decoys = set(request["tests"]), set(request["decoys"])
-    phases: "dict[str, list[Any]]" = {}
+    wanted = set(request["tests"])
+    phases: dict[str, list[Any]] = {}
 
     class Reporter:
         @pytest.hookimpl(tryfirst=True)
@@ -72,8 +72,7 @@ def prepare_pytest(request: "dict[str, Any]", tell: Tell) -> Callable[[], object
 
         @pytest.hookimpl(trylast=True)
         def pytest_collection_modifyitems(self, items: "list[Any]") -> None:
-            real = [item for item in items if item.nodeid in wanted]
-            items[:] = real + [item for item in items if item.nodeid.split("[")[0] in decoys]
+            items[:] = [item for item in items if item.nodeid in wanted]
 
         def pytest_runtest_logreport(self, report: Any) -> None:
             phases.setdefault(report.nodeid, []).append(report)
@@ -144,8 +143,8 @@ def prepare_unittest(request: "dict[str, Any]", tell: Tell) -> Callable[[], obje
 
     def run() -> None:
         sys.path[:0] = request["paths"]
-        names = request["tests"] + request["decoys"]
-        unittest.TestSuite(map(unittest.TestLoader().loadTestsFromName, names)).run(Result())
+        suites = map(unittest.TestLoader().loadTestsFromName, request["tests"])
+        unittest.TestSuite(suites).run(Result())
 
     for name in LOADED_EARLY:
         importlib.import_module(name)

@@ -152,7 +152,7 @@ class Agenda:
     def __len__(self):
         return len(self._live)
 '''
-_TESTS = '''
+_TESTS = """
 import unittest
 
 from agenda import Agenda
@@ -193,10 +193,10 @@ class AgendaTest(unittest.TestCase):
     def test_nothing_to_pop(self):
         self.agenda.cancel(self.agenda.add(1, "a"))
         self.assertRaises(IndexError, self.agenda.pop)
-'''
+"""
 _NEW_TESTS = (
     _TESTS
-    + '''
+    + """
     def test_peek_after_cancel(self):
         first = self.agenda.add(1, "a")
         self.agenda.add(2, "b")
@@ -223,7 +223,7 @@ _NEW_TESTS = (
         self.agenda.add(5, "call")
         self.assertEqual(1, len(self.agenda))
         self.assertEqual(["call"], self.drain())
-'''
+"""
 )
 _CASE = "tests.test_agenda.AgendaTest"
 

@@ -148,7 +148,7 @@ class LoadsTest(unittest.TestCase):
 '''
 _NEW_TESTS = (
     _TESTS
-    + '''
+    + """
     def test_a_hash_in_quotes(self):
         self.assertEqual("#1 of 2", loads('a = "#1 of 2"')[""]["a"])
 
@@ -160,7 +160,7 @@ _NEW_TESTS = (
 
     def test_a_quote_in_a_comment(self):
         self.assertEqual("it", loads('a = it # isn"t')[""]["a"])
-'''
+"""
 )
 _INIT = '"""Small settings files."""\n\nfrom settings.errors import SettingsError\nfrom settings.reader import loads\n'
 _CASE = "tests.test_reader.LoadsTest"

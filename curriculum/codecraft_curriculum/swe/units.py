@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from codecraft_curriculum.swe.sample import Sample, commit
 
-_CONFIG = '[pytest]\naddopts = -q\ntestpaths = tests\n'
+_CONFIG = "[pytest]\naddopts = -q\ntestpaths = tests\n"
 _CONVERT_FIRST = '''
 """Converts lengths and weights."""
 
@@ -77,15 +77,15 @@ _FIXED_REPORT = (
     .replace("    result = 0.0\n", "    result = 0\n")
     .replace("    return result\n", "    return float(result)\n")
 )
-_CONFTEST = '''
+_CONFTEST = """
 import pytest
 
 
 @pytest.fixture
 def parts():
     return [("bolt", 25, "mm"), ("rod", 1.2, "m")]
-'''
-_TEST_CONVERT = '''
+"""
+_TEST_CONVERT = """
 from fractions import Fraction
 
 import pytest
@@ -93,32 +93,32 @@ import pytest
 from units.convert import UnitError, convert
 
 
-@pytest.mark.parametrize(("value", "unit", "target", "expected"), [(1, "km", "m", 1000), (5, "g", "kg", Fraction(1, 200))])
-def test_exact(value, unit, target, expected):
-    assert convert(value, unit, target) == expected
+@pytest.mark.parametrize(("value", "unit", "target"), [(1, "km", "m"), (5000, "kg", "t")])
+def test_exact(value, unit, target):
+    assert convert(value, unit, target) == Fraction(value) * (1000 if unit == "km" else Fraction(1, 1000))
 
 
 def test_units_that_do_not_fit():
     with pytest.raises(UnitError):
         convert(1, "m", "kg")
-'''
+"""
 _NEW_TEST_CONVERT = (
     _TEST_CONVERT
-    + '''
+    + """
 
 @pytest.mark.parametrize("value", [0.1, 1.2, "2.5"])
 def test_decimals_are_exact(value):
     assert convert(value, "m", "mm") == Fraction(str(value)) * 1000
-'''
+"""
 )
-_TEST_REPORT = '''
+_TEST_REPORT = """
 from units.report import total
 
 
 def test_total_of_nothing():
     assert total([], "m") == 0
-'''
-_NEW_TEST_REPORT = '''
+"""
+_NEW_TEST_REPORT = """
 from units.report import line, table, total
 
 
@@ -142,7 +142,7 @@ def test_line_of_another_kind():
 
 def test_table(parts):
     assert table(parts, "cm") == "bolt: 2.5 cm\\nrod: 120 cm\\ntotal: 122.5 cm"
-'''
+"""
 
 SAMPLE = Sample(
     name="units",
@@ -180,8 +180,8 @@ numbers such as 0.1: `convert(0.1, "m", "mm")` should be 100. The result of `con
         "tests/test_report.py::test_line_of_another_kind",
     ),
     pass_to_pass=(
-        "tests/test_convert.py::test_exact[1-km-m-1000]",
-        "tests/test_convert.py::test_exact[5-g-kg-expected1]",
+        "tests/test_convert.py::test_exact[1-km-m]",
+        "tests/test_convert.py::test_exact[5000-kg-t]",
         "tests/test_convert.py::test_units_that_do_not_fit",
         "tests/test_convert.py::test_decimals_are_exact[2.5]",
         "tests/test_report.py::test_total_of_nothing",

@@ -35,7 +35,7 @@ class Tenant:
         """How long the restore took that it came from, in seconds; 0 if it is new."""
         return 0.0 if self._lease is None or self._lease.restored is None else self._lease.restored.wall_s
 
-    async def move(self, task: Task, snapshot: Snapshot | None = None, *, is_empty: bool = False) -> Sandbox:
+    async def move(self, task: Task, is_empty: bool = False, *, snapshot: Snapshot | None = None) -> Sandbox:
         """Let go of the sandbox at hand, and hold another, with *snapshot*, else the task's workspace, or with none.
 
         Cancellation leaves none held.

@@ -166,7 +166,7 @@ class Episodes:
         for attempt in range(_ATTEMPTS):
             self.info = self._new_info()
             try:
-                await self._tenant.move(self._place, snapshot)
+                await self._tenant.move(self._place, snapshot=snapshot)
                 await self.reset_container()
                 await self._prepare()
                 break

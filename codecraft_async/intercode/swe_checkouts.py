@@ -26,6 +26,7 @@ from typing import Final
 
 from codecraft_async._episode import EpisodeError
 from codecraft_pool import Snapshot
+from codecraft_pool._aio import finish
 from codecraft_pool._program import run_to_end
 from codecraft_pool.leftovers import owner_in
 from codecraft_pool.owner import Owner
@@ -123,7 +124,8 @@ class Checkouts:
         return found
 
     async def _make(self, source: str, commit: str, history: int | None) -> Snapshot:
-        if _ADDRESS.match(source) or await asyncio.to_thread(os.path.isfile, source):
+        is_bundle = await asyncio.to_thread(os.path.isfile, source)
+        if is_bundle or _ADDRESS.match(source):
             async with self._mirror(source, commit) as mirror:
                 return await self._check_out(str(mirror), source, commit, history)
         if not await asyncio.to_thread(os.path.isdir, source):
@@ -154,13 +156,11 @@ class Checkouts:
         if await asyncio.to_thread(place.is_dir):
             status, said = await _git(["-C", str(place), "fetch", "-q", "--prune", "origin"], _FETCH_LIMIT_S)
         else:
-            name = f"{_PARTIAL}{Owner.current()}-"
-            partial = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=name, dir=self._folder))
-            words = ["clone", "-q", "--mirror", "--template=", "--", source, str(partial / "mirror")]
-            status, said = await _git(words, _FETCH_LIMIT_S)
-            if status == 0:
-                (partial / "mirror").rename(place)
-            await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
+            async with _scratch(_PARTIAL, self._folder) as partial:
+                words = ["clone", "-q", "--mirror", "--template=", "--", source, str(partial / "mirror")]
+                status, said = await _git(words, _FETCH_LIMIT_S)
+                if status == 0:
+                    (partial / "mirror").rename(place)
         if status != 0:
             raise RepositoryUnavailable(f"the repository {source} cannot be fetched: {said}")
         if (await _git(["-C", str(place), "cat-file", "-e", commit]))[0] != 0:  # on no branch: some servers give it
@@ -187,9 +187,12 @@ class Checkouts:
     # --- checkouts ---
 
     async def _check_out(self, repository: str, source: str, commit: str, history: int | None) -> Snapshot:
-        # A process that is killed cannot remove it: the reaper knows it by its name.
-        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=f"{SCRATCH_PREFIX}{Owner.current()}-"))
-        tree = str(folder / "tree")
+        async with _scratch(SCRATCH_PREFIX) as folder:  # which the reaper knows by its name
+            return await self._check_out_in(str(folder / "tree"), repository, source, commit, history)
+
+    async def _check_out_in(
+        self, tree: str, repository: str, source: str, commit: str, history: int | None
+    ) -> Snapshot:
         depth = [] if history is None else [f"--depth={history}"]
         fetch = ["-C", tree, "fetch", "-q", "--no-tags", "--no-write-fetch-head", f"--upload-pack={_UPLOAD}", *depth]
         steps = (
@@ -199,21 +202,18 @@ class Checkouts:
             ["-C", tree, "update-ref", "refs/heads/main", commit],
             ["-C", tree, "reset", "-q", "--hard"],
         )
-        try:
-            for words in steps:
-                # Filters of the user's own configuration, such as LFS, would fill in what is no part of the commit.
-                status, said = await _git(words, _LOCAL_LIMIT_S, is_plain="fetch" not in words)
-                if status != 0:
-                    raise RepositoryUnavailable(f"{source} cannot be checked out at {commit}: {said}")
-            return await asyncio.to_thread(_clean_snapshot, Path(tree))
-        finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        for words in steps:
+            # Filters of the user's own configuration, such as LFS, would fill in what is no part of the commit.
+            status, said = await _git(words, _LOCAL_LIMIT_S, is_plain="fetch" not in words)
+            if status != 0:
+                raise RepositoryUnavailable(f"{source} cannot be checked out at {commit}: {said}")
+        return await asyncio.to_thread(_clean_snapshot, Path(tree))
 
 
 def _over(known: Mapping[tuple[str, str, int | None], Snapshot]) -> list[tuple[str, str, int | None]]:
     """Return which are too many, oldest first; the newest never is."""
     total, over = 0, list[tuple[str, str, int | None]]()
-    for number, (key, snapshot) in enumerate(reversed(known.items())):
+    for number, (key, snapshot) in enumerate(reversed(list(known.items()))):
         total += sum(len(entry.data) for entry in snapshot.entries.values())
         if number and total > _MAX_SNAPSHOT_BYTES:
             over.append(key)
@@ -246,6 +246,16 @@ async def _git(words: list[str], limit_s: float = _LOCAL_LIMIT_S, *, is_plain: b
             "git is not installed on this machine, which repositories are fetched with"
         ) from None
     return status, "; ".join(lines[-_LOG_LINES:])
+
+
+@asynccontextmanager
+async def _scratch(prefix: str, folder: Path | None = None) -> AsyncGenerator[Path]:
+    """Make a directory that is gone afterwards; of a process that is killed, its name tells that it can go."""
+    directory = tempfile.mkdtemp(prefix=f"{prefix}{Owner.current()}-", dir=folder)
+    try:
+        yield Path(directory)
+    finally:
+        await finish(asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True))
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, NoReturn, cast
 
 from codecraft_async._episode import EpisodeError
 from codecraft_curriculum import Record
@@ -151,7 +151,7 @@ class _Row:
         self._index = record.index
         self._values = record.extras
 
-    def wrong(self, name: str, problem: str) -> Any:
+    def wrong(self, name: str, problem: str) -> NoReturn:
         raise EpisodeError(f"row {self._index}: {name} {problem}")
 
     def text(self, name: str, default: str | None = None) -> str:

@@ -137,13 +137,13 @@ def _read(
     outcomes = {test: found.get(name, (MISSING, ""))[0] for test, name in names.items()}
     others = [why for name, (outcome, why) in found.items() if outcome == "failed" and name not in names.values()]
     # What is missing is so because of something else, such as a file that cannot be imported.
-    hints = dict.fromkeys(names, ("", others[0] if others else ""))
-    why = {
-        test: found.get(name, hints[test])[1].partition("\n")[0]
-        for test, name in names.items()
-        if outcomes[test] != PASSED
+    hint = ("", others[0] if others else "")
+    reasons = {
+        test: found.get(name, hint)[1].partition("\n")[0] for test, name in names.items() if outcomes[test] != PASSED
     }
-    return TestRun(outcomes, why, tuple(found.get(_asked(each, task), (MISSING, ""))[0] for each in decoys), problem)
+    return TestRun(
+        outcomes, reasons, tuple(found.get(_asked(each, task), (MISSING, ""))[0] for each in decoys), problem
+    )
 
 
 def _record(line: bytes, key: bytes) -> Mapping[str, Any]:

@@ -221,8 +221,8 @@ def _record(file: Path, index: int, row: object, names: Mapping[str, str]) -> Re
         if theirs in kept and ours not in kept:
             kept[ours] = kept.pop(theirs)
     if QUERY not in kept:
-        names = ", ".join(map(str, values)) or "none"
-        raise TaskFileError(file, f"row {index}: the field {QUERY!r} is missing or empty; its fields: {names}")
+        known = ", ".join(map(str, values)) or "none"
+        raise TaskFileError(file, f"row {index}: the field {QUERY!r} is missing or empty; its fields: {known}")
     query = kept.pop(QUERY)
     if not isinstance(query, str) or not query.strip():
         raise TaskFileError(file, f"row {index}: {QUERY}: expected text, got {excerpt(repr(query), 40)}")

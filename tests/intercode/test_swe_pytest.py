@@ -7,10 +7,9 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any, Final
 
-import gymnasium
 import pytest
 
-from codecraft_async.intercode import SweEnv, SweVectorEnv
+from codecraft_async.intercode import SweEnv
 from codecraft_async.pool import DockerfileRecipe
 from codecraft_curriculum.swe import SAMPLES, write_samples
 from tests.conftest import ASYNCIO
@@ -97,21 +96,3 @@ async def test_cheats_and_half_a_fix(env: SweEnv, actions: list[str], reason: st
     assert (0.0, True) == (reward, info["valid"])
     assert reason in info["reason"]
     assert info["fail_to_pass"] < len(SAMPLES[UNITS].fail_to_pass)
-
-
-def test_many_by_their_name(image: DockerfileRecipe, tmp_path: Path) -> None:
-    """Gymnasium makes them; several at once share what is known of a row."""
-    write_samples(tmp_path)
-    many = gymnasium.make_vec(
-        "codecraft_async:intercode/Swe-v0",
-        num_envs=2,
-        image_name=image,
-        data_path=tmp_path / "swe.json",
-        repositories=str(tmp_path / "{repo}.git").replace("{repo}", "agenda"),
-        sampler="sequential",
-        backend="docker",
-    )
-    try:
-        assert isinstance(many, SweVectorEnv)
-    finally:
-        many.close()

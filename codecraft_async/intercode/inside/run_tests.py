@@ -14,13 +14,12 @@ import os
 import sys
 import traceback
 import unittest
-import unittest.mock
 from typing import Any, Callable  # noqa: UP035  # Python 3.6 has no other
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 WHY_CHARS = 300
 # What pytest, or what it loads, may load late: by then the repository would come first.
-LOADED_EARLY = "bdb cmd code difflib doctest inspect pdb platform pprint shlex timeit xml.etree.ElementTree".split()
+LOADED_EARLY = "bdb cmd code difflib doctest inspect pdb platform pprint shlex timeit unittest.mock".split()
 
 Tell = Callable[..., None]
 
@@ -66,11 +65,9 @@ def prepare_pytest(request: "dict[str, Any]", tell: Tell) -> Callable[[], object
     phases: dict[str, list[Any]] = {}
 
     class Reporter:
-        @pytest.hookimpl(tryfirst=True)
         def pytest_load_initial_conftests(self) -> None:
             sys.path[:0] = request["paths"]  # now that the plugins that are installed are known
 
-        @pytest.hookimpl(trylast=True)
         def pytest_collection_modifyitems(self, items: "list[Any]") -> None:
             items[:] = [item for item in items if item.nodeid in wanted]
 
@@ -85,6 +82,8 @@ def prepare_pytest(request: "dict[str, Any]", tell: Tell) -> Callable[[], object
             if report.failed:
                 tell(id=report.nodeid, outcome=FAILED, why=reason_of(report))
 
+    pytest.hookimpl(tryfirst=True)(Reporter.pytest_load_initial_conftests)
+    pytest.hookimpl(trylast=True)(Reporter.pytest_collection_modifyitems)
     options = [f"--rootdir={request['root']}", "-o", "cache_dir=/tmp/.pytest_cache", "--maxfail=0"]
     arguments = options + request["arguments"] + request["files"]
     return lambda: pytest.main(arguments, plugins=[Reporter()])

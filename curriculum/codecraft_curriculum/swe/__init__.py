@@ -18,14 +18,14 @@ SAMPLES: tuple[Sample, ...] = (settings.SAMPLE, agenda.SAMPLE, units.SAMPLE)
 
 
 def write_samples(directory: Path | str) -> list[dict[str, Any]]:
-    """Write a bare repository ``NAME.git`` for each sample, and their rows as ``swe.json``; return the rows (blocking).
+    """Write a bare repository ``codecraft/NAME.git`` for each sample, and ``swe.json``; return its rows (blocking).
 
     Raises:
         OSError: Something cannot be written, or is there already.
     """
     folder = Path(directory)
     for sample in SAMPLES:
-        sample.write_to(folder / f"{sample.name}.git")
+        sample.write_to(folder / "codecraft" / f"{sample.name}.git")
     rows = [sample.row() for sample in SAMPLES]
     (folder / "swe.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return rows

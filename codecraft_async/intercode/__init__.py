@@ -11,11 +11,14 @@ from codecraft_async.intercode.filesystems import FileTree
 from codecraft_async.intercode.golds import Golds
 from codecraft_async.intercode.python import PythonEnv, PythonVectorEnv
 from codecraft_async.intercode.swe import SweEnv, SweVectorEnv
+from codecraft_async.intercode.swe_checkouts import Checkouts
+from codecraft_async.intercode.swe_judge import References
 from codecraft_async.intercode.vector import InterCodeVectorEnv
 
 __all__ = [
     "BashEnv",
     "BashVectorEnv",
+    "Checkouts",
     "FileTree",
     "Golds",
     "InterCodeEnv",
@@ -23,6 +26,7 @@ __all__ = [
     "Preprocess",
     "PythonEnv",
     "PythonVectorEnv",
+    "References",
     "SweEnv",
     "SweVectorEnv",
 ]

@@ -13,10 +13,10 @@ from codecraft_async._episode import EpisodeError
 from codecraft_async._observation import decode
 from codecraft_async._outcome import Outcome
 from codecraft_async.intercode.base import InterCodeEnv
-from codecraft_async.intercode.swe_changes import ChangesTooLarge, changed_files
+from codecraft_async.intercode.swe_changes import ChangesTooLarge, Files, changed_files
 from codecraft_async.intercode.swe_checkouts import Sources, source_of
 from codecraft_async.intercode.swe_judge import CorruptRow, Judge, Reference, References, Verdict, prepare
-from codecraft_async.intercode.swe_rows import SWE_NAMES, SweTask
+from codecraft_async.intercode.swe_rows import DEFAULT_COMMAND, SWE_NAMES, SweTask
 from codecraft_async.intercode.swe_tests import LogParser
 from codecraft_async.intercode.vector import InterCodeVectorEnv
 from codecraft_async.runtime import sandbox_spec
@@ -26,7 +26,8 @@ __all__ = ["SweEnv", "SweVectorEnv"]
 
 _REWARDS: Final = ("strict", "share")
 _MAX_OUTPUT_BYTES: Final = 8 << 20
-_SPARE: Final = 0.75
+_SPARE: Final = 0.75  # of a workspace: the rest is for what is made there
+_SHOWN: Final = 300
 
 
 class SweEnv(InterCodeEnv):
@@ -48,6 +49,7 @@ class SweEnv(InterCodeEnv):
         reward: "strict": 1 if all tests pass, else 0, as SWE-bench counts. "share": also what is on the way there, from
             0 for doing nothing.
         history: How many commits up to the base commit the agent's git knows; None: all of them.
+        test_cmd: How tests are run where a row does not say it: a command for all, or by the names of repositories.
         test_limit_s: How long the tests may take, in seconds.
         parsers: For rows whose ``test_cmd`` is neither pytest nor unittest: by the row's ``log_parser``, a function
             that reads what the command prints, and says of each test whether it passed.
@@ -69,6 +71,7 @@ class SweEnv(InterCodeEnv):
         repositories: Sources = "https://github.com/{repo}.git",
         reward: Literal["strict", "share"] = "strict",
         history: int | None = 1,
+        test_cmd: str | Mapping[str, str] = DEFAULT_COMMAND,
         test_limit_s: float = 600.0,
         parsers: Mapping[str, LogParser] | None = None,
         references: References | None = None,
@@ -84,12 +87,14 @@ class SweEnv(InterCodeEnv):
         self._sources = repositories
         self._form = reward
         self._history = history
+        self._test_cmd = test_cmd
         self._test_limit_s = test_limit_s
         self._parsers = dict(parsers or {})
         self._references = references or References()
         self._task: SweTask | None = None
         self._base: Snapshot | None = None
         self._shell: Shell | None = None
+        self._tried: tuple[Files, Verdict] | None = None
 
     @classmethod
     def shared_options(cls) -> dict[str, Any]:
@@ -105,7 +110,7 @@ class SweEnv(InterCodeEnv):
         self._task, self._base = None, None
         if self.record is None:
             return None
-        task = SweTask.from_record(self.record)
+        task = SweTask.from_record(self.record, self._test_cmd)
         source = source_of(self._sources, task.repo)
         base = await self._references.checkouts.snapshot(source, task.base_commit, history=self._history)
         size = sum(len(entry.data) for entry in base.entries.values())
@@ -120,6 +125,7 @@ class SweEnv(InterCodeEnv):
 
     async def reset_container(self) -> None:
         """Make the checkout ready, and start the shell."""
+        self._tried = None
         self._shell = None  # the one before has ended with its sandbox's restore
         if self._task is not None:
             try:
@@ -165,15 +171,25 @@ class SweEnv(InterCodeEnv):
         except CorruptRow as exc:
             return 0.0, {**details, "corrupt_gold": True, "reason": f"the row is wrong: {exc}"}
         try:
-            changes = await changed_files(self.sandbox, reference.before)
-        except ChangesTooLarge as exc:
-            return 0.0, {**details, "reason": str(exc)}
-        verdict = await judge.grade(reference, changes) if changes else reference.nothing
-        assert verdict is not None  # it has been found out
+            changes = await self._changes(reference)
+        except (ChangesTooLarge, RequestRefused) as exc:
+            return 0.0, {**details, "reason": f"what was changed cannot be graded: {str(exc)[:_SHOWN]}"}
+        if self._tried is None or self._tried[0] != changes:
+            verdict = await judge.grade(reference, changes) if changes else reference.nothing
+            assert verdict is not None  # it has been found out
+            self._tried = changes, verdict
+        verdict = self._tried[1]
         details.update(_told(self._task, reference, verdict))
         if self._form == "share":
             return reference.share(self._task, verdict), details
         return float(details["resolved"]), details
+
+    async def _changes(self, reference: Reference) -> Files:
+        try:
+            return await changed_files(self.sandbox, reference.before)
+        except RequestRefused:  # such as a tree that does not keep still
+            await self.sandbox.end_processes()
+            return await changed_files(self.sandbox, reference.before)
 
     async def _submit(self, action: str) -> Outcome:
         await self.sandbox.end_processes()  # what still runs does not change what is graded
@@ -192,7 +208,7 @@ class SweVectorEnv(InterCodeVectorEnv):
 def _told(task: SweTask, reference: Reference, verdict: Verdict) -> dict[str, Any]:
     """Return what `info` says of a verdict."""
     names = (*task.fail_to_pass, *task.pass_to_pass)
-    gold = {} if reference.gold is None else reference.gold.run.outcomes
+    gold: Mapping[str, str] = {} if reference.gold is None else reference.gold.run.outcomes
     return {
         "resolved": not verdict.reason,
         "fail_to_pass": np.int64(len(verdict.passed.intersection(task.fail_to_pass))),

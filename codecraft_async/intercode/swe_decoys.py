@@ -19,7 +19,6 @@ from codecraft_async.intercode.swe_rows import TestName
 
 __all__ = ["add_decoys"]
 
-DECOYS_MAX: Final = 4
 _SUFFIXES: Final = ("again", "bounds", "copy", "default", "empty", "first", "large", "last", "nested", "order", "types")
 _EQUALITIES: Final = ("assertEqual", "assertEquals", "assertListEqual", "assertDictEqual", "assertIs")
 _DEFINITIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -28,9 +27,9 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def add_decoys(
-    tests: Sequence[TestName], sources: Mapping[str, str], rng: random.Random
+    tests: Sequence[TestName], sources: Mapping[str, str], rng: random.Random, *, most: int
 ) -> tuple[dict[str, str], list[TestName]]:
-    """Return the files of *sources* with copies of some of *tests* in them, and the copies' names.
+    """Return the files of *sources* with copies of some of *tests* in them, *most* at most, and the copies' names.
 
     A test of which no copy can be made, such as one that is inherited or no Python that can be read here, has none.
     """
@@ -38,7 +37,7 @@ def add_decoys(
     shuffled = rng.sample(tests, len(tests))
     once = {(test.module, test.inner): test for test in shuffled if test.inner and test.module in sources}
     for test in once.values():
-        if len(decoys) == DECOYS_MAX:
+        if len(decoys) == most:
             break
         made = _with_decoy(files[test.module], test.inner, rng)
         if made is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -29,6 +29,7 @@ _SETUP_LIMIT_S: Final = 600.0
 _GIT_LIMIT_S: Final = 120.0
 _PATCH_MAX_BYTES: Final = 4 << 20
 _SHOWN: Final = 300
+_DECOYS: Final = 3
 # Git with nothing of its repository's that could make it run something.
 _GIT: Final = ("git", "--literal-pathspecs", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
 _APPLY: Final = (*_GIT, "apply", "--whitespace=nowarn", "-")
@@ -163,13 +164,7 @@ class Judge:
     async def _with_gold(self, reference: Reference, gold: Files) -> Reference:
         """Return *reference* with what the gold comes to, and with the decoys that fail with it, as they should."""
         assert reference.nothing is not None
-        mended = [test for test in reference.tests if test.id not in reference.nothing.passed]
-        sources: dict[str, str] = {}
-        for path in {test.module for test in mended} if self.task.command.runner != "other" else ():
-            if (text := self._text_of(path, reference.apparatus.files)) is not None:
-                sources[path] = text
-        decoyed, decoys = add_decoys(mended, sources, random.SystemRandom())
-        changed = {path: Entry("file", text.encode()) for path, text in decoyed.items() if text != sources[path]}
+        changed, decoys = self._draw_decoys(reference, reference.nothing.passed)
         tried = replace(reference, apparatus=reference.apparatus.with_files(changed), decoys=tuple(decoys))
         verdict = await self.grade(tried, gold)
         good = tuple(decoy for decoy, came in zip(decoys, verdict.run.decoys, strict=False) if came == "failed")
@@ -179,6 +174,21 @@ class Judge:
         if verdict.reason:
             raise CorruptRow(f"the gold does not make its own tests pass: {verdict.reason}")
         return replace(tried, gold=verdict)
+
+    def _draw_decoys(self, reference: Reference, kept: Collection[str]) -> tuple[Files, list[TestName]]:
+        """Return the files of tests with decoys in them: of some tests that are to be mended, and of some others."""
+        if self.task.command.runner == "other":
+            return {}, []
+        sources: dict[str, str] = {}
+        for path in {test.module for test in reference.tests}:
+            if (text := self._text_of(path, reference.apparatus.files)) is not None:
+                sources[path] = text
+        rng, names = random.SystemRandom(), reference.tests
+        mended, others = [each for each in names if each.id not in kept], [each for each in names if each.id in kept]
+        files, decoys = add_decoys(mended, sources, rng, most=_DECOYS)
+        files, more = add_decoys(others, files, rng, most=_DECOYS)
+        changed = {path: Entry("file", text.encode()) for path, text in files.items() if text != sources[path]}
+        return changed, [*decoys, *more]
 
     async def grade(self, reference: Reference, changes: Files) -> Verdict:
         """Return what *changes* are worth.

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NoReturn, cast
 from codecraft_async._episode import EpisodeError
 from codecraft_curriculum import Record
 
-__all__ = ["SWE_NAMES", "SweTask", "TestCommand", "TestName"]
+__all__ = ["DEFAULT_COMMAND", "SWE_NAMES", "SweTask", "TestCommand", "TestName"]
 
 SWE_NAMES: Final[Mapping[str, str]] = {"problem_statement": "query", "patch": "gold"}
 """What SWE-bench calls the fields that all data have."""
@@ -122,22 +122,24 @@ class SweTask:
     log_parser: str = ""
 
     @classmethod
-    def from_record(cls, record: Record) -> SweTask:
-        """Return the task of a row.
+    def from_record(cls, record: Record, test_cmd: str | Mapping[str, str] = DEFAULT_COMMAND) -> SweTask:
+        """Return the task of a row; *test_cmd* is for rows that have none, by the name of the repository or for all.
 
         Raises:
             EpisodeError: A field is missing or wrong; says which.
         """
         row = _Row(record)
+        repo = row.matching("repo", _REPO, "the name of a repository such as owner/name")
+        default = test_cmd if isinstance(test_cmd, str) else test_cmd.get(repo, DEFAULT_COMMAND)
         task = cls(
             id=row.text("instance_id", str(record.index)),
-            repo=row.matching("repo", _REPO, "the name of a repository such as owner/name"),
+            repo=repo,
             base_commit=row.matching("base_commit", _COMMIT, "a whole commit name, 40 hexadecimal digits"),
             gold=record.gold if isinstance(record.gold, str) else row.wrong("patch", "is no text"),
             test_patch=row.text("test_patch", ""),
             fail_to_pass=row.texts("FAIL_TO_PASS"),
             pass_to_pass=row.texts("PASS_TO_PASS"),
-            command=TestCommand.parse(row.text("test_cmd", DEFAULT_COMMAND)),
+            command=TestCommand.parse(row.text("test_cmd", default)),
             setup=row.texts("setup", plain=True),
             log_parser=row.text("log_parser", ""),
         )

@@ -34,7 +34,13 @@ def test_rows_of_swe_bench(tmp_path: Path) -> None:
     file.write_text(f"{json.dumps({**ROW, 'FAIL_TO_PASS': json.dumps(ROW['FAIL_TO_PASS'])})}\n\n{json.dumps(ROW)}\n")
     first, second = load_dataset(file, names=SWE_NAMES)
     assert (ROW["problem_statement"], ROW["patch"]) == (first.query, first.gold)
-    assert SweTask.from_record(first) == SweTask.from_record(second)
+    task = SweTask.from_record(first)
+    assert task == SweTask.from_record(second, {"codecraft/settings": "pytest"})
+    bare = Dataset.from_rows([{**ROW, "test_cmd": None}], names=SWE_NAMES)[0]
+    commands = {"codecraft/settings": "pytest -q"}
+    assert ["python3 -m pytest", "pytest -q"] == [
+        SweTask.from_record(bare, *given).command.text for given in ([], [commands])
+    ]
     file.write_text("{}\n[")
     with pytest.raises(TaskFileError, match=r"row 1 \(line 2\): not valid JSON"):
         load_dataset(file)
@@ -101,18 +107,26 @@ def test_decoys(seed: int) -> None:
     names = [
         TestName("", "t.py", inner) for inner in (("test_sum",), ("TestAll", "test_one"), ("TestAll", "test_raises"))
     ]
-    files, decoys = add_decoys([*names, TestName("", "t.py", ("inherited",))], {"t.py": TESTS}, random.Random(seed))
+    files, decoys = add_decoys(
+        [*names, TestName("", "t.py", ("inherited",))], {"t.py": TESTS}, random.Random(seed), most=3
+    )
     assert {name.inner[:-1] for name in names} == {decoy.inner[:-1] for decoy in decoys} and 3 == len(decoys)
     assert files["t.py"].replace("\n", "").startswith("def test_sum():    assert 3 == add(1, 2)")
 
-    class Any:
+    class EqualToAll:
         def __eq__(self, other: object) -> bool:
             return True
 
-    for add, passing in ((lambda *args: 1 if args == (1, 0) else 3, 0), (lambda *args: Any(), 2)):
+    def right(first: int, second: int) -> int:
+        return first + second
+
+    def pretending(first: int, second: int) -> EqualToAll:
+        return EqualToAll()
+
+    for add, passing in ((right, 0), (pretending, 2)):
         outcomes = [_passes(files["t.py"], decoy.inner, add) for decoy in decoys]
         assert passing == sum(outcomes), files["t.py"]
-    assert ({"t.py": "def ("}, []) == add_decoys(names, {"t.py": "def ("}, random.Random(seed))
+    assert ({"t.py": "def ("}, []) == add_decoys(names, {"t.py": "def ("}, random.Random(seed), most=3)
 
 
 def _passes(source: str, inner: tuple[str, ...], add: Any) -> bool:

@@ -142,8 +142,13 @@ def prepare_unittest(request: "dict[str, Any]", tell: Tell) -> Callable[[], obje
 
     def run() -> None:
         sys.path[:0] = request["paths"]
-        suites = map(unittest.TestLoader().loadTestsFromName, request["tests"])
-        unittest.TestSuite(suites).run(Result())
+        suite, loader = unittest.TestSuite(), unittest.TestLoader()
+        for name in request["tests"]:
+            try:
+                suite.addTest(loader.loadTestsFromName(name))
+            except Exception as error:  # of a module under test, which can raise anything when it is imported
+                tell(id=name, outcome=FAILED, why="".join(traceback.format_exception_only(type(error), error)))
+        suite.run(Result())
 
     for name in LOADED_EARLY:
         importlib.import_module(name)

@@ -36,6 +36,7 @@ REAPING: Final = frozenset(
             "recovery",
             "registered",
             "sandboxed_env",
+            "swe_pytest",
         ),
         *("killed_containers", "trajectory_cli"),
     )

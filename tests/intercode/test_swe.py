@@ -8,12 +8,11 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, Final
 
-import gymnasium
 import pytest
 
 from codecraft_async import EpisodeError
 from codecraft_async.curriculum import Dataset, load_dataset
-from codecraft_async.intercode import SweEnv, SweVectorEnv
+from codecraft_async.intercode import SweEnv
 from codecraft_async.pool import LocalLauncher
 from codecraft_curriculum.swe import SAMPLES, write_samples
 from tests.conftest import UVLOOP
@@ -319,27 +318,3 @@ async def test_rows_that_are_wrong(launcher: LocalLauncher, folder: Path) -> Non
         assert [0.0, 1.0] == [(await play(others, 10, *actions))[0] for actions in ([], [apply])]
     finally:
         await others.aclose()
-
-
-def test_many_by_their_name(folder: Path) -> None:
-    """Gymnasium makes them; they play different rows at once, and what is known of a row is known to all."""
-    many = gymnasium.make_vec(
-        "codecraft_async:intercode/Swe-v0",
-        num_envs=2,
-        data_path=folder / "swe.json",
-        repositories=sources(folder),
-        sampler="sequential",
-        backend="local",
-        reward="share",
-    )
-    assert isinstance(many, SweVectorEnv)
-    try:
-        observations, _ = many.reset(seed=0)
-        golds = [f"git apply <<'E'\n{sample.row()['patch']}\nE" for sample in SAMPLES]
-        assert [sample.problem.strip() for sample in SAMPLES[:2]] == [each.strip() for each in observations]
-        many.step((golds[SETTINGS], "true"))
-        _, rewards, terminations, _, infos = many.step(("submit", "submit"))
-        assert [[1.0, 0.0], [True, True]] == [list(rewards), list(terminations)]
-        assert [True, False] == list(infos["resolved"]) and list(infos["valid"])
-    finally:
-        many.close()

@@ -54,8 +54,9 @@ def make_image(base_image: str) -> DockerfileRecipe:
         for file in distribution(name).files or ():
             if file.suffix == ".py" or file.name in ("METADATA", "entry_points.txt"):
                 found[f"site/{file}"] = Path(str(file.locate())).read_bytes()
-    dockerfile = f"FROM {base_image}\nCOPY site /usr/lib/python3/dist-packages/\n"
-    return DockerfileRecipe("codecraft/test-pytest", dockerfile, found)
+    place = "/usr/lib/python3/dist-packages/"
+    dockerfile = f"FROM {base_image}\nCOPY site {place}\nRUN python3 -m compileall -q {place}\n"
+    return DockerfileRecipe("codecraft/test-pytest", dockerfile, found, network="none")
 
 
 @pytest.fixture(name="env", scope="module")

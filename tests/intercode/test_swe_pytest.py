@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any, Final
@@ -56,7 +57,8 @@ def make_image(base_image: str) -> DockerfileRecipe:
                 found[f"site/{file}"] = Path(str(file.locate())).read_bytes()
     place = "/usr/lib/python3/dist-packages/"
     dockerfile = f"FROM {base_image}\nCOPY site {place}\nRUN python3 -m compileall -q {place}\n"
-    return DockerfileRecipe("codecraft/test-pytest", dockerfile, found, network="none")
+    unnamed = DockerfileRecipe("codecraft/test-pytest", dockerfile, found, network="none")
+    return replace(unnamed, name=f"{unnamed.name}-{unnamed.digest()}")  # else one that is there already would do
 
 
 @pytest.fixture(name="env", scope="module")
@@ -69,12 +71,17 @@ async def make_env(image: DockerfileRecipe, tmp_path_factory: pytest.TempPathFac
     await env.aclose()
 
 
-async def test_gold_and_nothing(env: SweEnv) -> None:
+@pytest.mark.timeout(600)  # an image may have to be made, and a gold be tried
+async def test_doing_nothing(env: SweEnv) -> None:
     """Tests with parameters, fixtures, a directory of sources and a configuration."""
-    assert 1.0 == (await play(env, UNITS, "GOLD"))[0]
     reward, info = await play(env, UNITS)
     assert (0.0, True, 0, 5) == (reward, *(info[key] for key in ("valid", "fail_to_pass", "pass_to_pass")))
     assert info["reason"].startswith("tests/test_convert.py::test_decimals_are_exact[0.1] and 3 more: failed: ")
+
+
+async def test_the_gold(env: SweEnv) -> None:
+    """It is paid in full."""
+    assert 1.0 == (await play(env, UNITS, "GOLD"))[0]
 
 
 @pytest.mark.parametrize(

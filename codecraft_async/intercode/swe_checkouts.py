@@ -175,13 +175,17 @@ class Checkouts:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _evict(self, used: Path) -> None:
-        mirrors = sorted(self._folder.glob("*.git"), key=lambda path: path.stat().st_mtime, reverse=True)
+        """Remove the mirrors that are too much, but *used* and those that somebody reads."""
+        ages: dict[Path, float] = {}
+        for mirror in self._folder.glob("*.git"):
+            with suppress(FileNotFoundError):  # another process has removed it
+                ages[mirror] = mirror.stat().st_mtime
         total = 0
-        for mirror in mirrors:
-            total += sum(path.lstat().st_size for path in mirror.rglob("*"))
-            if total > self._max_bytes and mirror != used:
-                with mirror.with_suffix(".lock").open("w") as lock, suppress(BlockingIOError):
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else somebody reads it
+        for mirror in sorted(ages, key=lambda path: ages[path], reverse=True):
+            with suppress(OSError), mirror.with_suffix(".lock").open("w") as lock:
+                total += sum(path.lstat().st_size for path in mirror.rglob("*"))
+                if total > self._max_bytes and mirror != used:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(mirror, ignore_errors=True)
 
     # --- checkouts ---

@@ -35,6 +35,9 @@ Importing this registers the environments:
     InterCode's Python environment over MBPP-style tasks, `intercode.PythonEnv`; with ``gymnasium.make_vec`` likewise.
 ``intercode/Python-v0``
     InterCode's Python environment, `intercode.PythonEnv`; with ``gymnasium.make_vec`` likewise.
+``intercode/Swe-v0``
+    InterCode's software engineering environment over SWE-bench's rows, `intercode.SweEnv`; with ``gymnasium.make_vec``
+    likewise.
 """
 
 from __future__ import annotations
@@ -84,6 +87,13 @@ gymnasium.register(
     "intercode/Python-v0",
     entry_point="codecraft_async.intercode.python:PythonEnv",
     vector_entry_point="codecraft_async.intercode.python:PythonVectorEnv",
+    nondeterministic=True,
+    disable_env_checker=True,
+)
+gymnasium.register(
+    "intercode/Swe-v0",
+    entry_point="codecraft_async.intercode.swe:SweEnv",
+    vector_entry_point="codecraft_async.intercode.swe:SweVectorEnv",
     nondeterministic=True,
     disable_env_checker=True,
 )

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from codecraft_async.runtime import Runtime, sandbox_spec, snapshot_of
 from codecraft_curriculum import Task
-from codecraft_pool import Launcher, Lease, PoolError, Sandbox, SandboxPool, SandboxSpec
+from codecraft_pool import Launcher, Lease, PoolError, Sandbox, SandboxPool, SandboxSpec, Snapshot
 
 _LEND_LIMIT_S = 120.0
 
@@ -35,8 +35,8 @@ class Tenant:
         """How long the restore took that it came from, in seconds; 0 if it is new."""
         return 0.0 if self._lease is None or self._lease.restored is None else self._lease.restored.wall_s
 
-    async def move(self, task: Task, is_empty: bool = False) -> Sandbox:
-        """Let go of the sandbox at hand, and hold another, with the task's workspace or, if *is_empty*, with none.
+    async def move(self, task: Task, is_empty: bool = False, *, snapshot: Snapshot | None = None) -> Sandbox:
+        """Let go of the sandbox at hand, and hold another, with *snapshot*, else the task's workspace, or with none.
 
         Cancellation leaves none held.
 
@@ -44,7 +44,9 @@ class Tenant:
             LaunchError, AcquireTimeout, SandboxLost, RequestRefused: None can be had.
         """
         self._pool = pool = await self._runtime.pool()
-        spec, snapshot = sandbox_spec(task), None if is_empty else snapshot_of(task.workspace)
+        spec = sandbox_spec(task)
+        if snapshot is None and not is_empty:
+            snapshot = snapshot_of(task.workspace)
         if self._lease is not None:
             if self._lease.sandbox.spec != spec:
                 pool.expect(spec, snapshot)  # else what comes back would be restored, to be ended for it right after
@@ -52,10 +54,10 @@ class Tenant:
         self._lease = await pool.acquire(spec, snapshot=snapshot, limit_s=self._limit_s)
         return self._lease.sandbox
 
-    async def lend(self, spec: SandboxSpec) -> Lease:
-        """Return another sandbox, for a grading; whoever asks gives it back."""
+    async def lend(self, spec: SandboxSpec, snapshot: Snapshot | None = None) -> Lease:
+        """Return another sandbox, for a grading, with *snapshot* or empty; whoever asks gives it back."""
         pool = await self._runtime.pool()
-        return await pool.acquire(spec, limit_s=_LEND_LIMIT_S)
+        return await pool.acquire(spec, snapshot=snapshot, limit_s=_LEND_LIMIT_S)
 
     def move_soon(self, task: Task) -> None:
         """Leave, and have a sandbox made ready for *task* meanwhile; a hint, which may be wrong."""

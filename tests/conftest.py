@@ -38,6 +38,7 @@ REAPING: Final = frozenset(
             "recovery",
             "registered",
             "sandboxed_env",
+            "swe_pytest",
         ),
         *("killed_containers", "trajectory_cli"),
     )

@@ -13,11 +13,15 @@ from codecraft_async.intercode.ctf_data import CtfDataset
 from codecraft_async.intercode.filesystems import FileTree
 from codecraft_async.intercode.golds import Golds
 from codecraft_async.intercode.python import PythonEnv, PythonVectorEnv
+from codecraft_async.intercode.swe import SweEnv, SweVectorEnv
+from codecraft_async.intercode.swe_checkouts import Checkouts
+from codecraft_async.intercode.swe_judge import References
 from codecraft_async.intercode.vector import InterCodeVectorEnv
 
 __all__ = [
     "BashEnv",
     "BashVectorEnv",
+    "Checkouts",
     "CtfDataset",
     "CtfEnv",
     "CtfVectorEnv",
@@ -28,5 +32,8 @@ __all__ = [
     "Preprocess",
     "PythonEnv",
     "PythonVectorEnv",
+    "References",
+    "SweEnv",
+    "SweVectorEnv",
     "assets_image",
 ]

@@ -19,6 +19,7 @@ A new one is a subclass with three methods::
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -110,7 +111,7 @@ class InterCodeEnv(Episodes, gymnasium.Env[str, str]):
         for option, value in {"command_limit_s": command_limit_s, "max_episode_steps": max_episode_steps}.items():
             if value is not None and not value > 0:
                 raise ValueError(f"{option} is {value}; it must be more than 0")
-        self.dataset = open_dataset(data_path, trust_pickle=trust_pickle)
+        self.dataset = open_dataset(data_path, trust_pickle=trust_pickle, names=self.field_names)
         self.command_limit_s = command_limit_s
         self.render_mode = render_mode
         self.action_space = Unicode(MAX_ACTION_CHARS)
@@ -264,11 +265,13 @@ class InterCodeEnv(Episodes, gymnasium.Env[str, str]):
             self.runtime.abandon()
 
 
-def open_dataset(data_path: str | Path | Dataset | None, *, trust_pickle: bool) -> Dataset | None:
+def open_dataset(
+    data_path: str | Path | Dataset | None, *, trust_pickle: bool, names: Mapping[str, str]
+) -> Dataset | None:
     """Return the data that is meant; what is open already is used as it is."""
     if data_path is None or isinstance(data_path, Dataset):
         return data_path
-    return load_dataset(data_path, trust_pickle=trust_pickle)
+    return load_dataset(data_path, trust_pickle=trust_pickle, names=names)
 
 
 def _chosen(options: dict[str, Any], index: int | None) -> int | None:

@@ -20,7 +20,7 @@ from codecraft_async._tenant import Tenant
 from codecraft_async.intercode.trajectories import save_trajectory
 from codecraft_async.runtime import Runtime, sandbox_spec
 from codecraft_curriculum import Dataset, RandomSource, Record, Sampler, Task, TaskLimits
-from codecraft_pool import Recipe, RequestRefused, Sandbox, SandboxLost
+from codecraft_pool import Recipe, RequestRefused, Sandbox, SandboxLost, Snapshot
 
 __all__ = ["LOG", "Episodes", "Info", "Preprocess"]
 
@@ -45,6 +45,8 @@ class Episodes:
     """Whom commands run as: root may change the whole root file system, which every reset makes new."""
     evaluates: ClassVar[bool] = False
     """Whether `get_reward` asks for an `evaluation_sandbox`."""
+    field_names: ClassVar[Mapping[str, str]] = {}
+    """Other names that data files have for fields, with ours; see `load_dataset`."""
 
     dataset: Dataset | None
     runtime: Runtime
@@ -89,6 +91,10 @@ class Episodes:
         Whatever it raises makes the episode end with a fault, without a reward.
         """
         raise NotImplementedError(f"{type(self).__name__} has no get_reward")
+
+    async def first_snapshot(self) -> Snapshot | None:
+        """Return what the workspace holds at the beginning of an episode on `self.record`; None: nothing."""
+        return None
 
     async def reset_container(self) -> None:
         """Make ready for an episode a sandbox that is as good as new; a subclass may start here what it needs."""
@@ -136,9 +142,9 @@ class Episodes:
         return sandbox
 
     @asynccontextmanager
-    async def evaluation_sandbox(self) -> AsyncGenerator[Sandbox]:
-        """Lend another sandbox of the same kind, as good as new, to run a gold in."""
-        lease = await self._tenant.lend(sandbox_spec(self._place))
+    async def evaluation_sandbox(self, snapshot: Snapshot | None = None) -> AsyncGenerator[Sandbox]:
+        """Lend another sandbox of the same kind, as good as new, to run a gold in; its workspace holds *snapshot*."""
+        lease = await self._tenant.lend(sandbox_spec(self._place), snapshot)
         try:
             yield lease.sandbox
         finally:
@@ -171,10 +177,11 @@ class Episodes:
     async def _begin(self) -> None:
         """Have a new sandbox, and prepare it; once more with another where it is lost over that."""
         started = time.monotonic()
+        snapshot = await self.first_snapshot()
         for attempt in range(_ATTEMPTS):
             self.info = self._new_info()
             try:
-                await self._tenant.move(self._place)
+                await self._tenant.move(self._place, snapshot=snapshot)
                 await self.reset_container()
                 await self._prepare()
                 break

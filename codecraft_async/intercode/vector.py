@@ -61,7 +61,7 @@ class InterCodeVectorEnv(PooledVectorEnv):
         kind = env or self.env_class
         if kind is None:
             raise ValueError("env is missing; give a subclass of InterCodeEnv")
-        dataset = open_dataset(data_path, trust_pickle=trust_pickle)
+        dataset = open_dataset(data_path, trust_pickle=trust_pickle, names=kind.field_names)
         # While all environments hold a sandbox each, there is one left for golds: nobody waits for ever.
         evaluators = 1 + num_envs // _ENVS_PER_EVALUATOR if kind.evaluates else 0
         self.runtime = Runtime(

@@ -24,6 +24,8 @@ __all__ = ["Dataset", "Record", "load_dataset"]
 QUERY: Final = "query"
 GOLD: Final = "gold"
 _SEPARATORS: Final = {".csv": ",", ".tsv": "\t"}
+_MAX_BYTES: Final = 256 << 20  # SWE-bench, whole, is 40 MB
+_LINES: Final = ".jsonl"
 _PICKLES: Final = (".pickle", ".pkl")
 _HARDNESS: Final = ("hardness", "difficulty")
 _KNOWN_DIFFICULTIES: Final = {"easy": "easy", "medium": "medium", "hard": "hard", "extra": "hard"}
@@ -57,13 +59,15 @@ class Dataset(Sequence[Record]):
         self.name = name
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Mapping[str, Any]], *, name: str = "dataset") -> Dataset:
-        """Return the dataset of rows that are at hand, checked as those of a file.
+    def from_rows(
+        cls, rows: Sequence[Mapping[str, Any]], *, name: str = "dataset", names: Mapping[str, str] | None = None
+    ) -> Dataset:
+        """Return the dataset of rows that are at hand, checked as those of a file; *names* as in `load_dataset`.
 
         Raises:
             TaskFileError: A row has no query, or there are none; the message names the row and the field.
         """
-        return _checked(Path(name), list(rows), name=name)
+        return _checked(Path(name), list(rows), name=name, names=names or {})
 
     @overload
     def __getitem__(self, index: int) -> Record: ...
@@ -96,11 +100,15 @@ class Dataset(Sequence[Record]):
         return Curriculum([_task(record, make(record), defaults) for record in self._records], name=self.name)
 
 
-def load_dataset(path: Path | str, *, trust_pickle: bool = False) -> Dataset:
-    """Return a file's dataset (blocking): ``.json`` (a list of objects), ``.csv``, ``.tsv``, ``.pickle`` or ``.pkl``.
+def load_dataset(path: Path | str, *, trust_pickle: bool = False, names: Mapping[str, str] | None = None) -> Dataset:
+    """Return a file's dataset (blocking): ``.json`` (a list of objects), ``.jsonl`` (an object in each line), ``.csv``,
+    ``.tsv``, ``.pickle`` or ``.pkl``.
 
     Every row needs a ``query``; ``gold`` and all other fields may be missing. Texts stay texts: nothing of a table
     is read as a number. A field without a value is left out of its row: null and NaN, and an empty cell of a table.
+
+    *names* are other names that the file may have for fields, with those that they get here, such as
+    ``{"problem_statement": "query"}``; a row that has both keeps both.
 
     A pickle is a program that runs when it is read, so it is read only with *trust_pickle*; it holds a list of
     dicts, a dict of columns, or a pandas data frame.
@@ -113,25 +121,39 @@ def load_dataset(path: Path | str, *, trust_pickle: bool = False) -> Dataset:
     ending = file.suffix.lower()
     if ending == ".json":
         rows: object = _read_json(file)
+    elif ending == _LINES:
+        rows = _read_lines(file)
     elif ending in _SEPARATORS:
         rows = _read_table(file, _SEPARATORS[ending])
     elif ending in _PICKLES:
         rows = _read_pickle(file, trusted=trust_pickle)
     else:
-        known = ", ".join((".json", *_SEPARATORS, *_PICKLES))
+        known = ", ".join((".json", _LINES, *_SEPARATORS, *_PICKLES))
         raise TaskFileError(file, f"cannot tell the format by the ending {ending!r}: use one of {known}")
-    return _checked(file, rows, name=file.stem)
+    return _checked(file, rows, name=file.stem, names=names or {})
 
 
 def _read_json(file: Path) -> object:
     try:
-        return cast(object, json.loads(read_bounded(file).removeprefix("\ufeff")))
+        return cast(object, json.loads(read_bounded(file, _MAX_BYTES).removeprefix("\ufeff")))
     except (json.JSONDecodeError, RecursionError) as error:
         raise TaskFileError(file, f"not valid JSON: {error}") from None
 
 
+def _read_lines(file: Path) -> list[object]:
+    rows: list[object] = []
+    for number, line in enumerate(read_bounded(file, _MAX_BYTES).removeprefix("\ufeff").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise TaskFileError(file, f"row {len(rows)} (line {number}): not valid JSON: {error}") from None
+    return rows
+
+
 def _read_table(file: Path, separator: str) -> list[dict[str, str]]:
-    text = read_bounded(file).removeprefix("\ufeff")
+    text = read_bounded(file, _MAX_BYTES).removeprefix("\ufeff")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     names: list[str] = []
     rows: list[dict[str, str]] = []
@@ -181,23 +203,26 @@ def _read_pickle(file: Path, *, trusted: bool) -> object:
         raise TaskFileError(file, "holds columns that are no lists of one length") from None
 
 
-def _checked(file: Path, rows: object, *, name: str) -> Dataset:
+def _checked(file: Path, rows: object, *, name: str, names: Mapping[str, str]) -> Dataset:
     if not isinstance(rows, list):
         raise TaskFileError(file, f"expected a list of objects with a {QUERY!r} and a {GOLD!r} in each")
-    records = [_record(file, index, row) for index, row in enumerate(cast(list[object], rows))]
+    records = [_record(file, index, row, names) for index, row in enumerate(cast(list[object], rows))]
     if not records:
         raise TaskFileError(file, "holds no rows")
     return Dataset(records, name=name)
 
 
-def _record(file: Path, index: int, row: object) -> Record:
+def _record(file: Path, index: int, row: object, names: Mapping[str, str]) -> Record:
     values = as_table(row)
     if values is None:
         raise TaskFileError(file, f"row {index}: expected an object with a {QUERY!r}, got {excerpt(repr(row), 60)}")
     kept = {str(name): value for name, value in values.items() if not _is_missing(value)}
+    for theirs, ours in names.items():
+        if theirs in kept and ours not in kept:
+            kept[ours] = kept.pop(theirs)
     if QUERY not in kept:
-        names = ", ".join(map(str, values)) or "none"
-        raise TaskFileError(file, f"row {index}: the field {QUERY!r} is missing or empty; its fields: {names}")
+        known = ", ".join(map(str, values)) or "none"
+        raise TaskFileError(file, f"row {index}: the field {QUERY!r} is missing or empty; its fields: {known}")
     query = kept.pop(QUERY)
     if not isinstance(query, str) or not query.strip():
         raise TaskFileError(file, f"row {index}: {QUERY}: expected text, got {excerpt(repr(query), 40)}")

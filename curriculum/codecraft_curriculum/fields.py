@@ -156,19 +156,19 @@ def as_table(value: object) -> dict[str, object] | None:
     return cast(dict[str, object], value) if isinstance(value, dict) else None
 
 
-def read_bounded(file: Path) -> str:
-    """Return the text of a file of at most 16 MiB.
+def read_bounded(file: Path, max_bytes: int = _MAX_FILE_BYTES) -> str:
+    """Return the text of a file of at most *max_bytes*, 16 MiB by default.
 
     Raises:
         TaskFileError: it is missing, no file, too large, or not UTF-8.
     """
     try:
         with file.open("rb") as stream:
-            data = stream.read(_MAX_FILE_BYTES + 1)
+            data = stream.read(max_bytes + 1)
     except OSError as error:
         raise TaskFileError(file, f"cannot be read: {error.strerror}") from None
-    if len(data) > _MAX_FILE_BYTES:
-        raise TaskFileError(file, f"holds over {_MAX_FILE_BYTES} bytes: put large files into the workspace directory")
+    if len(data) > max_bytes:
+        raise TaskFileError(file, f"holds over {max_bytes} bytes: put large files into the workspace directory")
     try:
         return data.decode()
     except UnicodeDecodeError as error:

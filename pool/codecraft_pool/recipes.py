@@ -353,7 +353,8 @@ def builtin_recipes() -> dict[str, Recipe]:
     with_c = DebianRecipe(name="codecraft/c", suite=suite, packages=("gcc", *packages, "libc6-dev", "make"))
     nl2bash = DebianRecipe(name="codecraft/nl2bash", suite=suite, packages=_NL2BASH_PACKAGES)
     ctf = DebianRecipe(name="codecraft/ctf", suite=suite, packages=_CTF_PACKAGES)
-    return {recipe.name: recipe for recipe in (base, with_c, ctf, nl2bash)}
+    swe = DebianRecipe(name="codecraft/swe", suite=suite, packages=(*packages, "python3-pytest"))
+    return {recipe.name: recipe for recipe in (base, with_c, ctf, nl2bash, swe)}
 
 
 __all__ = ["RECIPE_LABEL", "DebianRecipe", "DockerfileRecipe", "Recipe", "builtin_recipes"]

@@ -101,7 +101,11 @@ def test_pickles(tmp_path: Path) -> None:
         ("a.csv", 'query,gold\n"q,ls\n', "row 0 (line 2): not a valid table"),
         ("a.csv", "query,gold,gold\nq,a,b\n", "twice"),
         ("a.tsv", "", "holds no rows"),
-        ("a.txt", "", "cannot tell the format by the ending '.txt': use one of .json, .csv, .tsv, .pickle, .pkl"),
+        (
+            "a.txt",
+            "",
+            "cannot tell the format by the ending '.txt': use one of .json, .jsonl, .csv, .tsv, .pickle, .pkl",
+        ),
     ],
 )
 def test_errors(tmp_path: Path, name: str, content: str | bytes, problem: str) -> None:

@@ -40,7 +40,8 @@ def test_the_digest_follows_the_recipe() -> None:
 
 def test_the_builtin_recipe() -> None:
     """There are recipes for codecraft/base, and for codecraft/c beside it."""
-    assert ["codecraft/base", "codecraft/c", "codecraft/ctf", "codecraft/nl2bash"] == list(builtin_recipes())
+    expected = ["codecraft/base", "codecraft/c", "codecraft/ctf", "codecraft/nl2bash", "codecraft/swe"]
+    assert expected == list(builtin_recipes())
 
 
 @pytest.mark.parametrize(

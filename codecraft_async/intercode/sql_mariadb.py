@@ -33,8 +33,6 @@ from codecraft_pool._aio import finish
 
 __all__ = ["MariaDb"]
 
-_GRACE_S: Final = 2.0
-"""How long a statement may take to end after it was told to."""
 _MAX_STATEMENT_BYTES: Final = 4 << 20
 _INTERRUPTED: Final = (1317, 1927, 1969)  # ER_QUERY_INTERRUPTED, ER_CONNECTION_KILLED, ER_STATEMENT_TIMEOUT
 _SAME_EACH_TIME: Final = frozenset(
@@ -51,19 +49,26 @@ class MariaDb:
     """The databases of a `SqlDump` image in *sandbox*; see `SqlEngine`. One call at a time.
 
     Nothing happens before the first `begin`, which starts the server. Of a result over *max_rows* or *max_bytes* the rest is left
-    out. With *answers*, statements that only read, on databases as loaded, run once for all engines that share them.
+    out. A statement that was told to end, and has not *grace_s* seconds later, is ended with its server. With *answers*, statements that only read, on databases as loaded, run once for all engines that share them.
 
     A server that ends, hangs or makes no sense costs the episode's changes: the statement at hand has an error that says so,
     the next one runs on a new server. `restored` counts what was needed after episodes.
     """
 
     def __init__(
-        self, sandbox: Sandbox, *, max_rows: int = 100_000, max_bytes: int = 16 << 20, answers: Answers | None = None
+        self,
+        sandbox: Sandbox,
+        *,
+        max_rows: int = 100_000,
+        max_bytes: int = 16 << 20,
+        answers: Answers | None = None,
+        grace_s: float = 5.0,
     ) -> None:
         self._sandbox = sandbox
         self._max_rows = max_rows
         self._max_bytes = max_bytes
         self._answers = answers
+        self._grace_s = grace_s
         self._loaded = (answers or Answers()).loaded(sandbox.spec.image)
         self._server: Server | None = None
         self._spare: asyncio.Task[Server] | None = None
@@ -157,9 +162,17 @@ class MariaDb:
             self._keep(key, result, reader)
         elif effect is Effect.READ and not result.error:
             self._database = database_used(statement) or self._database
-        elif effect > Effect.LOGGED or (effect is Effect.LOGGED and not result.error and _changes_more(statement)):
+        elif effect > Effect.LOGGED or (not result.error and self._leaves_traces(statement, effect)):
             self._prepare_spare()
         return result
+
+    def _leaves_traces(self, statement: str, effect: Effect) -> bool:
+        """Whether a statement that has not failed has probably done what a rollback leaves; a guess, for being quick."""
+        text = statement.lower().lstrip()
+        if effect is Effect.LOGGED:
+            return not text.startswith("set")
+        counted = (name for (_, name), size in (self._loaded.sizes or {}).items() if size[-1] is not None)
+        return text.startswith(("insert", "replace")) and any(name in text for name in counted)
 
     def _keep(self, key: Key, result: SqlResult, reader: Reader) -> None:
         if self._answers is None or result.timed_out or result.rows_left_out:
@@ -266,7 +279,7 @@ class MariaDb:
             return Restored.NOTHING
         if after.committed != before.committed or self._loaded.sizes is None:
             return None
-        return Restored.ROWS if await server.set_back_counters(self._loaded.sizes) else None
+        return Restored.ROWS if await server.sizes() == self._loaded.sizes else None
 
     async def state(self) -> Mapping[str, str]:
         """See `SqlEngine.state`; `Server.state` says what counts.
@@ -345,7 +358,7 @@ class MariaDb:
     async def _lost(self, server: Server, started: float) -> SqlResult:
         """Return what to say of a statement whose session ended: with its server, or alone (``KILL``)."""
         try:
-            await server.ask("DO 0", limit_s=_GRACE_S)
+            await server.ask("DO 0", limit_s=self._grace_s)
         except (ServerLost, SqlError):
             server.end()
         error = _ENDED if server.is_lost else _SESSION_ENDED
@@ -359,8 +372,8 @@ class MariaDb:
 
     async def _stop(self, server: Server, link: Link) -> None:
         try:
-            await server.kill_statement(link.thread)
-            async with asyncio.timeout(_GRACE_S):
+            await server.kill_statement(link.thread, limit_s=self._grace_s)
+            async with asyncio.timeout(self._grace_s):
                 # Its answer comes after that of what was ended; if that had been over, it is this that the order ends.
                 await link.ask(encode_command(Command.PING), Reader())
         except (TimeoutError, LinkLost, ServerLost):
@@ -419,11 +432,6 @@ class MariaDb:
         if self._sweeping is not None:
             await asyncio.wait([self._sweeping])
         return await Server.start(self._sandbox, slot)
-
-
-def _changes_more(statement: str) -> bool:
-    """Whether a statement that may change more than rows, and has not failed, probably did."""
-    return not statement.lstrip().lower().startswith(("set", "begin", "start", "rollback", "savepoint"))
 
 
 def _is_useless(spare: asyncio.Task[Server]) -> bool:

@@ -194,10 +194,9 @@ class Server:
             self.end()
             raise ServerLost(f"the server does not answer: {exc!r}") from exc
 
-    async def kill_statement(self, thread: int) -> None:
+    async def kill_statement(self, thread: int, *, limit_s: float) -> None:
         """End the statement that another session runs. Raises: as `ask`; not if the session is gone."""
-        reader = Reader()
-        await self._ask(encode_command(Command.QUERY, f"KILL QUERY {thread}".encode()), reader, CONTROL_LIMIT_S)
+        await self._ask(encode_command(Command.QUERY, f"KILL QUERY {thread}".encode()), Reader(), limit_s)
 
     async def position(self) -> Position:
         """Return how far it has come. Raises: as `ask`."""
@@ -218,7 +217,8 @@ class Server:
         return bool(rows[0][0]), bool(rows[0][1])
 
     async def sizes(self) -> dict[tuple[str, str], tuple[Any, ...]]:
-        """Return what is known of all tables without looking into them: sizes, statistics, and last the counter.
+        """Return what is known of all tables without looking into them: sizes, statistics, and last the next number of
+        AUTO_INCREMENT, which no rollback sets back.
 
         Raises: as `ask`.
         """
@@ -227,22 +227,6 @@ class Server:
             f" DATA_FREE, AUTO_INCREMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA {_OWN}"
         )
         return {(base, name): tuple(rest) for base, name, *rest in rows}
-
-    async def set_back_counters(self, loaded: Mapping[tuple[str, str], tuple[Any, ...]]) -> bool:
-        """Have the counters of AUTO_INCREMENT as they were, which no rollback sets back; return whether all sizes are.
-
-        Raises: as `ask`.
-        """
-        now = await self.sizes()
-        if now.keys() != loaded.keys():
-            return False
-        moved = [table for table in now if now[table] != loaded[table]]
-        if any(now[table][:-1] != loaded[table][:-1] or not loaded[table][-1] for table in moved):
-            return False
-        for base, name in moved:
-            counter = int(loaded[base, name][-1])
-            await self.ask(f"ALTER TABLE {quoted(base)}.{quoted(name)} AUTO_INCREMENT = {counter}")
-        return not moved or await self.sizes() == loaded
 
     async def state(self) -> dict[str, str]:
         """Return a digest per `database.table` of definition and content, uncommitted changes included.
@@ -307,11 +291,9 @@ class Server:
         facts["databases"] = repr(await self.ask("SHOW DATABASES"))
         facts["prepared transactions"] = repr(await self.ask("XA RECOVER"))
         facts["transactions"] = repr(await self.ask("SELECT COUNT(*) FROM information_schema.INNODB_TRX"))
-        facts["processes"] = str((await self.sandbox.stat()).processes)
-        listing = await self.sandbox.digest([self.slot.rpartition("/")[0]], contents=False)
-        for path in listing.entries:
-            if path.startswith(self.slot):
-                facts[f"file {path.removeprefix(self.slot)}"] = "is there"
+        for folder in (self.slot, "/tmp", "/var/tmp", "/dev/shm"):
+            listing = await self.sandbox.digest([folder], contents=False)
+            facts[f"files {folder.removeprefix(self.slot)}"] = " ".join(path.removeprefix(self.slot) for path in sorted(listing.entries))
         return facts
 
 

@@ -83,7 +83,7 @@ class Handshake:
             else:
                 self.done = packet[0] == _OK
                 return b""
-        except (IndexError, struct.error) as exc:
+        except (IndexError, ValueError, struct.error) as exc:
             raise ProtocolBroken("the server's greeting is cut off") from exc
         return len(answer).to_bytes(3, "little") + bytes(((sequence + 1) & 0xFF,)) + answer
 
@@ -244,6 +244,8 @@ class Reader:
                     size, at = _number(data, at - 1)
                     values.append(converter(data[at : at + size]))
                     at += size
+            if at != end:
+                raise ProtocolBroken("the server sent a row that is not as long as it says")
             rows.append(tuple(values))
 
     def _fail(self, packet: bytes) -> None:

@@ -65,7 +65,8 @@ class Ordering:
     def whole(self, columns: int, *, descending: bool = False) -> str:
         """Return the query without its LIMIT, in which rows with equal keys are ordered by their *columns*."""
         ties = [f"{number} DESC" if descending else str(number) for number in range(1, columns + 1)]
-        return f"{self.body} ORDER BY {', '.join([self.keys, *ties])}" if self.keys else self.body
+        # Lines of their own: keys may end with a comment.
+        return f"{self.body}\nORDER BY {self.keys}\n, {', '.join(ties)}" if self.keys else self.body
 
 
 def ordering(query: str, *, sqlite: bool = False) -> Ordering | None:

@@ -1,7 +1,7 @@
 """SQLite as the engine of SQL environments: it runs in the sandbox, in a Python of its image, never in our process.
 
-The databases are read here as bytes and opened there. A process in the sandbox keeps them as they were loaded, and a fork of it
-runs the agent's statements (`inside.sqlite_server`): what the agent has made of them ends with the fork.
+The databases are read here as bytes and opened there. A process in the sandbox keeps them as they were loaded, and a
+fork of it runs the agent's statements (`inside.sqlite_server`): what the agent has made of them ends with the fork.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class SqliteDatabases:
     def read(cls, source: str | Path | Mapping[str, str | Path]) -> SqliteDatabases:
         """Return the databases of a file, of a directory, or of files by name (blocking).
 
-        Files end with .sqlite, .sqlite3, .db, or .sql (statements that make it). A directory has them side by side, or each in
-        a directory of its own, as Spider has: ``world_1/world_1.sqlite``. A file's name is the database's.
+        Files end with .sqlite, .sqlite3, .db, or .sql (statements that make it). A directory has them side by side, or
+        each in a directory of its own, as Spider has: ``world_1/world_1.sqlite``. A file's name is the database's.
 
         Raises:
             ValueError: There is none, two have one name, or they are over 1 GiB together; names the path.
@@ -163,7 +163,6 @@ class SqliteEngine:
     async def state(self) -> Mapping[str, str]:
         """Return a digest of each table, view and trigger; the order of rows does not count."""
         answer = await self._ask("state", {}, limit_s=_STATE_LIMIT_S)
-        self._changed = True  # what looks has let itself in
         if answer is None or "error" in answer:
             raise self._unavailable("it ended")
         return {name: str(digest) for name, digest in answer.items()}
@@ -180,7 +179,9 @@ class SqliteEngine:
             return SqlResult(error=f"the statement cannot be run: {exc.strerror}")
         if answer is None:
             await self._recover()
-            return SqlResult(error="the database process was ended: all databases are as they were loaded", wall_s=limit_s)
+            return SqlResult(
+                error="the database process was ended: all databases are as they were loaded", wall_s=limit_s
+            )
         if what == "execute":
             self._changed = self._changed or answer.get("changed") is True
             self._died = self._died or "ended" in answer
@@ -242,8 +243,7 @@ def _answer(output: bytes, mark: bytes) -> dict[str, Any] | None:
     data, closed, _ = rest.partition(mark)
     if not closed:
         return None
-    answer: object = json.loads(data)
-    return cast(dict[str, Any], answer)
+    return cast(dict[str, Any], json.loads(data))
 
 
 def _result(answer: Mapping[str, Any]) -> SqlResult:

@@ -27,9 +27,7 @@ _MYSQL: Final = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _SQLITE: Final = re.compile(
-    _PARTS.format(
-        comment=r"--[^\n]*", quoted=r"""'(?:[^']|'')*(?:'|$) | "(?:[^"]|"")*(?:"|$) | \[[^\]]*(?:\]|$)"""
-    ),
+    _PARTS.format(comment=r"--[^\n]*", quoted=r"""'(?:[^']|'')*(?:'|$) | "(?:[^"]|"")*(?:"|$) | \[[^\]]*(?:\]|$)"""),
     re.VERBOSE | re.DOTALL,
 )
 _READING: Final = frozenset("SELECT SHOW DESCRIBE DESC EXPLAIN VALUES TABLE USE WITH PRAGMA HELP".split())
@@ -46,7 +44,7 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ordering:
-    """A query taken apart at its top level: what it is about, the keys that it is ordered by, and the rows of the result.
+    """A query taken apart at its top level: what it is about, the keys that it is ordered by, and which rows it wants.
 
     `keys` is the text behind ORDER BY, "" if there is none. Of the ordered rows, those from `first` on are the result,
     `count` at most (None: all).

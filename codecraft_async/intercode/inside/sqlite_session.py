@@ -1,4 +1,4 @@
-"""Runs an agent's statements on SQLite databases in memory, with all doors to files shut and work and memory bounded."""
+"""Runs an agent's statements on SQLite databases in memory, doors to files shut, work and memory bounded."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _READING = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION,
 _REFUSED = (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH, sqlite3.SQLITE_CREATE_VTABLE, sqlite3.SQLITE_DROP_VTABLE)
 _REFUSED_FUNCTIONS = ("load_extension", "fts3_tokenizer", "readfile", "writefile", "edit")
 _PRAGMAS = frozenset(
-    "collation_list compile_options database_list foreign_key_check foreign_key_list foreign_keys function_list index_info "
-    "index_list index_xinfo pragma_list table_info table_list table_xinfo user_version".split()
+    "collation_list compile_options database_list foreign_key_check foreign_key_list foreign_keys function_list "
+    "index_info index_list index_xinfo pragma_list table_info table_list table_xinfo user_version".split()
 )
 _OF_ONE = frozenset(name for name in _PRAGMAS if name.endswith(("_info", "_xinfo", "_list", "_check")))
 _DEFINITIONS = "SELECT type, name, tbl_name, sql FROM main.sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
@@ -33,7 +33,7 @@ class Session:
     def __init__(self, databases: dict[str, sqlite3.Connection]) -> None:
         self._databases = databases
         self._until = 0.0
-        self._interrupted = False
+        self._interrupted = self._looks = False
         self.changed = False
         """Whether a statement ran that can change anything, be it the connection itself."""
 
@@ -75,14 +75,13 @@ class Session:
 
     def state(self, limit_s: float) -> dict[str, str]:
         """Return a digest of each table, view and trigger, by ``database.name``."""
+        self._until, self._interrupted, self._looks = time.monotonic() + limit_s, False, True
         found: dict[str, str] = {}
-        self._until, self._interrupted = time.monotonic() + limit_s, False
         for database, connection in self._databases.items():
-            connection.set_authorizer(None)
-            connection.execute("PRAGMA query_only = ON")
             for kind, name, table, sql in connection.execute(_DEFINITIONS).fetchall():
                 if kind != "index":  # they are told with their tables
                     found[f"{database}.{name}"] = _digest(connection, kind, name, table, sql)
+        self._looks = False
         return found
 
     def interrupt(self) -> None:
@@ -96,9 +95,13 @@ class Session:
         self, action: int, first: str | None, second: str | None, database: str | None, source: str | None
     ) -> int:
         del database, source
+        if self._looks:  # what the agent has defined still runs, such as a view
+            return sqlite3.SQLITE_OK if action in (*_READING, sqlite3.SQLITE_PRAGMA) else sqlite3.SQLITE_DENY
         if action == sqlite3.SQLITE_PRAGMA:
             name = (first or "").lower()
-            return sqlite3.SQLITE_OK if name in _PRAGMAS and (second is None or name in _OF_ONE) else sqlite3.SQLITE_DENY
+            return (
+                sqlite3.SQLITE_OK if name in _PRAGMAS and (second is None or name in _OF_ONE) else sqlite3.SQLITE_DENY
+            )
         if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _REFUSED_FUNCTIONS:
             return sqlite3.SQLITE_DENY
         if action in _REFUSED:

@@ -71,8 +71,9 @@ def open_source(
     if databases is not None and not isinstance(databases, str | Path | Mapping):
         return databases
     if engine == "sqlite":
-        if (dump is None) == (databases is None):
+        source = databases if dump is None else dump
+        if source is None or (dump is not None and databases is not None):
             raise ValueError("SQLite needs databases (a file, a directory, files by name) or a dump, and not both")
-        files = SqliteDatabases.read(databases if dump is None else dump)
+        files = SqliteDatabases.read(source)
         return SqliteSource(files) if image_name is None else SqliteSource(files, image_name)
     raise ValueError(f"engine is {engine!r}; it must be 'mariadb' or 'sqlite'")

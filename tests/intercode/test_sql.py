@@ -86,7 +86,7 @@ async def play(env: SqlEnv, index: int, *actions: str) -> tuple[float, dict[str,
 
 
 async def test_what_is_observed(env: SqlEnv) -> None:
-    """The list of rows as text, None for statements that have none, and errors; changes last, as does a chosen database."""
+    """The list of rows as text, None for statements that have none, and errors; changes last, and a chosen database."""
     assert "Which fruit are there?" == (await env.areset(index=0))[0]
     observation, reward, *_, info = await env.astep("SELECT id, name, price FROM fruit WHERE id < 3")
     assert ("[(1, 'apple', 1.5), (2, 'pear', 2.0)]", 0.0, True) == (observation, reward, info["action_executed"])
@@ -131,10 +131,10 @@ async def test_large_results(env: SqlEnv) -> None:
     ],
 )
 async def test_what_is_paid(env: SqlEnv, index: int, actions: list[str], score: float) -> None:
-    """Only what the gold does: rows in any order that it leaves open, any of equal rows; no change that is not asked for."""
+    """Only what the gold does: rows in any order that it leaves open, any of equal ones; no change that nobody asked for."""
     reward, info = await play(env, index, *actions)
-    assert (pytest.approx(score), True, False) == (reward, info["valid"], info["corrupt_gold"])
-    assert reward == info["reward"] == info["score"]
+    assert pytest.approx(score) == reward == info["reward"] == info["score"]
+    assert (True, False) == (info["valid"], info["corrupt_gold"])
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,8 @@ def overlap(rows: Sequence[Comparable], expected: Expected) -> float:
         if queue:
             left[queue[0]] -= 1
             found.append(queue.popleft())
-    share = len(found) / (len(rows) + expected.total - len(found))
+    either = len(rows) + expected.total - len(found)
+    share = len(found) / either if either else 1.0
     if not expected.is_ordered:
         return share
     pairs = math.comb(len(found), 2) - _pairs_tied(found)

@@ -30,6 +30,7 @@ ROWS: Final = (
     {"query": "Add a kiwi for 3.", "gold": "INSERT INTO fruit(name, price) VALUES ('kiwi', 3)"},
     {"query": "A wrong gold.", "gold": "SELECT missing FROM nowhere"},
     {"query": "A gold that does nothing.", "gold": "DELETE FROM fruit WHERE id > 9"},
+    {"query": "Which fruit cost over 9?", "gold": "SELECT name FROM fruit WHERE price > 9 ORDER BY name"},
     {
         "query": "Too much.",
         "gold": "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT 200) SELECT n FROM c",
@@ -128,6 +129,8 @@ async def test_large_results(env: SqlEnv) -> None:
         (3, ["INSERT INTO fruit(name, price) VALUES ('kiwi', 4)"], 0),
         (3, ["CREATE TABLE x(y)", "INSERT INTO fruit(name, price) VALUES ('kiwi', 3)"], 1 / 2),
         (3, ["SELECT 1"], 0),
+        (6, ["SELECT name FROM fruit WHERE id > 9"], 1),
+        (6, ["SELECT name FROM fruit WHERE id > 3"], 0),
     ],
 )
 async def test_what_is_paid(env: SqlEnv, index: int, actions: list[str], score: float) -> None:
@@ -150,7 +153,7 @@ async def test_golds_of_no_use(env: SqlEnv, index: int, words: str) -> None:
 
 async def test_a_gold_with_too_many_rows(env: SqlEnv) -> None:
     """That nothing can be compared with it is a fault that names the limit, and no reward."""
-    await env.areset(index=6)
+    await env.areset(index=7)
     *_, truncated, info = await env.astep("submit")
     assert (True, "grader") == (truncated, info["fault"]["kind"])
     assert "over 100 rows" in info["fault"]["message"]

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 
+from codecraft_async._episode import EpisodeError
 from codecraft_async._observation import clip
 from codecraft_async.intercode.base import InterCodeEnv
+from codecraft_async.intercode.episodes import LOG
 from codecraft_async.intercode.sql_engine import Restored, SqlEngine, SqlResult
 from codecraft_async.intercode.sql_golds import SqlGold, SqlGolds, gold_in_episode, reading_gold
 from codecraft_async.intercode.sql_rewards import match, published_reward, tables_right
 from codecraft_async.intercode.sql_sources import Databases, EngineName, open_source
 from codecraft_async.intercode.sql_text import changes_data, database_of
 from codecraft_async.intercode.vector import InterCodeVectorEnv
-from codecraft_async.pool import Recipe, Sandbox
+from codecraft_async.pool import PoolError, Recipe, SandboxLost
 
 __all__ = ["SqlEnv", "SqlVectorEnv"]
 
@@ -83,14 +86,13 @@ class SqlEnv(InterCodeEnv):
         self._max_rows = max_rows
         self._golds = golds or SqlGolds()
         self._engine: SqlEngine | None = None
-        self._engine_in: Sandbox | None = None
         self._database: str | None = None
         self._last: SqlResult | None = None
         self._statements: list[str] = []
         self._prepared: tuple[str, ...] = ()
-        self._has_changed = False
+        self._has_changed = self._has_begun = False
         self.restored: Restored | None = None
-        """What the last reset had to make new; None if the sandbox was new."""
+        """What the last reset had to make new; None where the sandbox was new."""
 
     @classmethod
     def shared_options(cls) -> dict[str, Any]:
@@ -105,17 +107,40 @@ class SqlEnv(InterCodeEnv):
 
     # --- an episode ---
 
-    async def reset_container(self) -> None:
-        """Have all databases as they were loaded."""
-        if self._engine is None or self._engine_in is not self.sandbox:
-            self._engine, self._engine_in = self._source.engine(self.sandbox, max_rows=self._max_rows), self.sandbox
-            self.restored = None
-        else:
+    async def restore_container(self) -> bool:
+        """Begin with the databases as they were loaded; where the engine cannot, another sandbox is to take the place."""
+        if self._engine is None:
+            return False
+        try:
             self.restored = await self._engine.restore()
-        self._database = None if self.record is None else self.record.extras.get("db")
+            await self._begin_databases()
+        except EpisodeError as exc:
+            LOG.warning("%s: the databases are loaded in another sandbox: %s", self.name, exc)
+            return False
+        self._has_begun = True
+        return True
+
+    async def leave_container(self) -> None:
+        """Let go of the databases."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            with suppress(PoolError):  # then they are gone as well
+                await engine.aclose()
+
+    async def reset_container(self) -> None:
+        """Begin with the databases as they were loaded, if that was not done already."""
+        begun, self._has_begun = self._has_begun, False
+        if begun:
+            return
+        self._engine, self.restored = self._source.engine(self.sandbox, max_rows=self._max_rows), None
         await self._begin_databases()
 
     async def _begin_databases(self) -> None:
+        named = None if self.record is None else self.record.extras.get("db")
+        self._database = None if named is None else str(named)
+        await self._begin_again()
+
+    async def _begin_again(self) -> None:
         self._last, self._statements, self._has_changed = None, [], False
         await self.engine.begin(self._database, read_only=self._read_only)
 
@@ -131,7 +156,7 @@ class SqlEnv(InterCodeEnv):
             gold = await gold_in_episode(self.engine, self._statement(), limit_s=_GOLD_LIMIT_S, **self._gold_options())
             self._golds.put(self._key(), gold)
             await self.engine.restore()
-            await self._begin_databases()
+            await self._begin_again()
             await super()._prepare()
         self._last, self._has_changed = None, False
 
@@ -146,7 +171,10 @@ class SqlEnv(InterCodeEnv):
         Raises:
             SandboxLost: The sandbox died.
         """
-        result = await self.engine.execute(action, limit_s=self.command_limit_s)
+        try:
+            result = await self.engine.execute(action, limit_s=self.command_limit_s)
+        except EpisodeError as exc:  # what the agent did leaves no room for an engine
+            raise SandboxLost(self.sandbox.id, str(exc)) from exc
         self._statements.append(action)
         self._last = result
         self._has_changed = (

@@ -43,7 +43,9 @@ _SAME_EACH_TIME: Final = frozenset(
 )
 """Errors that come of a statement's text and the definitions alone, such as ER_PARSE_ERROR and ER_NO_SUCH_TABLE."""
 _USERS: Final = {False: ("admin", "admin"), True: ("reader", "reader")}
-_ENDED: Final = "the database server was lost, and with it what this episode has changed; the next statement finds a new one"
+_ENDED: Final = (
+    "the database server was lost, and with it what this episode has changed; the next statement finds a new one"
+)
 _SESSION_ENDED: Final = "the session was ended, and what it had not committed is undone"
 
 

@@ -35,7 +35,9 @@ class ServerUnavailable(EpisodeError):
     """There can be no server in the sandbox: its image has none, or no room for it."""
 
     def __init__(self, sandbox: str, reason: str) -> None:
-        super().__init__(f"no MariaDB server can be started in sandbox {sandbox}: {reason}; use an image made by SqlDump")
+        super().__init__(
+            f"no MariaDB server can be started in sandbox {sandbox}: {reason}; use an image made by SqlDump"
+        )
         self.sandbox = sandbox
 
 
@@ -255,9 +257,24 @@ class Server:
         Raises: as `ask`, and `SandboxLost`.
         """
         facts = {f"table {name}": digest for name, digest in (await self.state()).items()}
-        for table in ("global_priv", "db", "tables_priv", "columns_priv", "procs_priv", "proxies_priv", "roles_mapping"):
+        for table in (
+            "global_priv",
+            "db",
+            "tables_priv",
+            "columns_priv",
+            "procs_priv",
+            "proxies_priv",
+            "roles_mapping",
+        ):
             facts[f"mysql.{table}"] = repr(await self.ask(f"SELECT * FROM mysql.{table} ORDER BY 1, 2"))
-        for table in ("innodb_table_stats", "innodb_index_stats", "table_stats", "column_stats", "index_stats", "servers"):
+        for table in (
+            "innodb_table_stats",
+            "innodb_index_stats",
+            "table_stats",
+            "column_stats",
+            "index_stats",
+            "servers",
+        ):
             facts[f"mysql.{table}"] = _sha(await self.ask(f"SELECT * FROM mysql.{table} ORDER BY 1, 2, 3"))
         for name, value in await self.ask("SHOW GLOBAL VARIABLES"):
             if not str(name).startswith(_OF_ONE_SERVER):
@@ -272,7 +289,17 @@ class Server:
         return facts
 
 
-_OF_ONE_SERVER: Final = ("gtid_", "pid_", "socket", "datadir", "tmpdir", "slave_load_tmpdir", "hostname", "server_uid", "max_statement_time")
+_OF_ONE_SERVER: Final = (
+    "gtid_",
+    "pid_",
+    "socket",
+    "datadir",
+    "tmpdir",
+    "slave_load_tmpdir",
+    "hostname",
+    "server_uid",
+    "max_statement_time",
+)
 
 
 class Rows:

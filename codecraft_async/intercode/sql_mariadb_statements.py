@@ -31,9 +31,13 @@ _READING: Final = frozenset("select show describe desc explain with values use h
 _CHANGING: Final = frozenset("insert update delete replace rollback savepoint release start begin".split())
 _LOGGED: Final = frozenset("create drop alter truncate rename commit set load grant revoke".split())
 # They do what is in no log, or run other statements.
-_WORSE: Final = frozenset("analyze optimize repair check not password statement partition partitions row_format".split())
+_WORSE: Final = frozenset(
+    "analyze optimize repair check not password statement partition partitions row_format".split()
+)
 
-_FIRST: Final = re.compile(r"[\s(]*(?:(?:--\s[^\n]*\n|\#[^\n]*\n|/\*(?![!M]).*?\*/)[\s(]*)*([a-z]+)", re.IGNORECASE | re.DOTALL)
+_FIRST: Final = re.compile(
+    r"[\s(]*(?:(?:--\s[^\n]*\n|\#[^\n]*\n|/\*(?![!M]).*?\*/)[\s(]*)*([a-z]+)", re.IGNORECASE | re.DOTALL
+)
 _WORDS: Final = re.compile(r"[a-z_]+")
 _USE: Final = re.compile(r"\s*use\s+(?:`((?:[^`]|``)+)`|([\w$]+))\s*;?\s*", re.IGNORECASE)
 

@@ -43,9 +43,7 @@ _SAME_EACH_TIME: Final = frozenset(
 )
 """Errors that come of a statement's text and the definitions alone, such as ER_PARSE_ERROR and ER_NO_SUCH_TABLE."""
 _USERS: Final = {False: ("admin", "admin"), True: ("reader", "reader")}
-_ENDED: Final = (
-    "the database server was lost, and with it what this episode has changed; the next statement finds a new one"
-)
+_ENDED: Final = "the database server was lost, and with it what this episode has changed; the next statement finds a new one"
 _SESSION_ENDED: Final = "the session was ended, and what it had not committed is undone"
 
 
@@ -72,6 +70,7 @@ class MariaDb:
         self._agent: Link | None = None
         self._judge: Link | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._sweeping: asyncio.Task[None] | None = None
         self._is_reader = False
         self._user = ""
         self._clear()
@@ -108,23 +107,23 @@ class MariaDb:
             agent.close()
             agent = None
         self._user, self._database = user, database
-        try:
-            self._agent = agent = agent or await server.link(*_USERS[read_only])
-            if database is not None:
-                await self._enter(agent, database)
-        except (LinkLost, ServerLost) as exc:
-            server.end()
-            self._was_lost = True
-            raise ServerUnavailable(self._sandbox.id, f"it was lost as an episode began: {exc}") from exc
-        if self._loaded.has_programs is None:
-            self._loaded.has_programs = await server.has_programs()
+        self._agent = agent = agent or await server.session(*_USERS[read_only])
+        if database is not None:
+            await self._enter(server, agent, database)
+        if not self._loaded.is_known:
+            self._loaded.has_programs, self._loaded.has_views = await server.has_programs()
+            self._loaded.is_known = True
 
-    async def _enter(self, link: Link, database: str) -> None:
+    async def _enter(self, server: Server, link: Link, database: str) -> None:
         """Make a session as new, in *database*."""
         readers = Reader(), Reader()
         packets = encode_command(Command.RESET) + encode_command(Command.USE, database.encode())
-        async with asyncio.timeout(CONTROL_LIMIT_S):
-            await link.ask(packets, *readers)
+        try:
+            async with asyncio.timeout(CONTROL_LIMIT_S):
+                await link.ask(packets, *readers)
+        except (LinkLost, TimeoutError) as exc:
+            server.end()
+            raise ServerUnavailable(self._sandbox.id, f"it was lost as a session began: {exc!r}") from exc
         if readers[1].error:
             raise EpisodeError(f"database {database!r} cannot be used: {readers[1].error}")
 
@@ -136,7 +135,7 @@ class MariaDb:
             effect = Effect.LOGGED
         key: Key | None = None
         if effect is Effect.READ and self._worst is Effect.READ and self._answers is not None:
-            if is_repeatable(statement):
+            if is_repeatable(statement) and not self._loaded.has_views:
                 key = (self._sandbox.spec.image, self._user, self._database, statement)
                 known = self._answers.get(key)
                 if known is not None:
@@ -185,7 +184,7 @@ class MariaDb:
         effect = effect_of(statement)
         key = (self._sandbox.spec.image, _USERS[False][0], database, statement)
         is_known = self._answers is not None and effect is Effect.READ and is_repeatable(statement)
-        is_known = is_known and not self._loaded.has_programs
+        is_known = is_known and not (self._loaded.has_programs or self._loaded.has_views)
         if is_known and self._answers is not None:
             known = self._answers.get(key)
             if known is not None:
@@ -193,11 +192,11 @@ class MariaDb:
         if effect is Effect.READ and not self._loaded.has_programs and await self._is_as_loaded():
             server = await self._have_server()
             if self._judge is None or self._judge.is_lost:
-                self._judge = await server.link(*_USERS[False])
+                self._judge = await server.session(*_USERS[False])
             result, reader = await self._judged(server, self._judge, database, statement, limit_s)
         else:
             server = await self._have_spare()
-            link = await server.link(*_USERS[False])
+            link = await server.session(*_USERS[False])
             result, reader = await self._judged(server, link, database, statement, limit_s)
             link.close()
             if effect > Effect.READ or self._loaded.has_programs:
@@ -210,7 +209,7 @@ class MariaDb:
         self, server: Server, link: Link, database: str | None, statement: str, limit_s: float
     ) -> tuple[SqlResult, Reader]:
         if database is not None:
-            await self._enter(link, database)
+            await self._enter(server, link, database)
         found = await self._run(link, statement, limit_s, server)
         # Else what it has read would stay locked against changes of its definition.
         link.ask(encode_command(Command.QUERY, b"ROLLBACK"), Reader())
@@ -219,7 +218,7 @@ class MariaDb:
     async def _is_as_loaded(self) -> bool:
         """Whether another session sees the databases as loaded: nothing is committed."""
         server = await self._have_server()
-        if self._before is None or self._worst > Effect.LOGGED:
+        if self._before is None or self._worst is Effect.UNKNOWN:
             return self._worst is Effect.READ
         return (await server.position()).committed == self._before.committed
 
@@ -265,9 +264,9 @@ class MariaDb:
         after = await server.position()
         if after == before:
             return Restored.NOTHING
-        if after.committed != before.committed or self._worst is not Effect.ROWS:
+        if after.committed != before.committed or self._loaded.sizes is None:
             return None
-        return Restored.ROWS if await server.sizes() == self._loaded.sizes else None
+        return Restored.ROWS if await server.set_back_counters(self._loaded.sizes) else None
 
     async def state(self) -> Mapping[str, str]:
         """See `SqlEngine.state`; `Server.state` says what counts.
@@ -289,8 +288,9 @@ class MariaDb:
 
     async def aclose(self) -> None:
         """End sessions and servers. Idempotent."""
-        if self._ending is not None:
-            self._ending.cancel()
+        for task in (self._ending, self._sweeping):
+            if task is not None:
+                task.cancel()
         if self._spare is not None:
             spare, self._spare = self._spare, None
             await finish(_discard(spare))
@@ -385,9 +385,9 @@ class MariaDb:
         """Return the agent's session; a new one, in the same database, where it was ended."""
         server = await self._have_server()
         if self._agent is None or self._agent.is_lost:
-            self._agent = agent = await server.link(*_USERS[self._is_reader])
+            self._agent = agent = await server.session(*_USERS[self._is_reader])
             if self._database is not None:
-                await self._enter(agent, self._database)
+                await self._enter(server, agent, self._database)
         return self._agent
 
     async def _replace(self) -> None:
@@ -398,6 +398,8 @@ class MariaDb:
         self._agent = self._judge = None
         if old is not None:
             old.end()
+            self._sweeping = asyncio.create_task(old.remove())
+            self._sweeping.add_done_callback(_note_failure)
 
     async def _have_spare(self) -> Server:
         if self._spare is None or (self._spare.done() and _is_useless(self._spare)):
@@ -410,8 +412,13 @@ class MariaDb:
         """Begin to start a server in the slot that the used one leaves free."""
         if self._spare is None or (self._spare.done() and _is_useless(self._spare)):
             slot = next(slot for slot in SLOTS if self._server is None or self._server.slot != slot)
-            self._spare = asyncio.create_task(Server.start(self._sandbox, slot))
+            self._spare = asyncio.create_task(self._start(slot))
             self._spare.add_done_callback(_note_failure)
+
+    async def _start(self, slot: str) -> Server:
+        if self._sweeping is not None:
+            await asyncio.wait([self._sweeping])
+        return await Server.start(self._sandbox, slot)
 
 
 def _changes_more(statement: str) -> bool:
@@ -423,10 +430,10 @@ def _is_useless(spare: asyncio.Task[Server]) -> bool:
     return spare.cancelled() or spare.exception() is not None or spare.result().is_lost
 
 
-def _note_failure(spare: asyncio.Task[Server]) -> None:
-    """Whoever needs it sees why there is none; nobody may need it."""
-    if not spare.cancelled():
-        spare.exception()
+def _note_failure(task: asyncio.Task[Server] | asyncio.Task[None]) -> None:
+    """Whoever needs what it was for sees why there is none; nobody may need it."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _discard(spare: asyncio.Task[Server]) -> None:

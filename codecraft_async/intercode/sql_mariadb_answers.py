@@ -7,7 +7,7 @@ image have the same data.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from codecraft_async.intercode.sql_engine import SqlResult
 
@@ -23,8 +23,10 @@ _CELL_BYTES: Final = 100  # about what a value takes, with its share of the row
 class Loaded:
     """Facts about an image's databases; None where nobody has asked yet."""
 
-    has_programs: bool | None = None
-    sizes: str | None = None
+    has_programs: bool = False
+    has_views: bool = False
+    sizes: dict[tuple[str, str], tuple[Any, ...]] | None = None
+    is_known: bool = False
 
 
 class Answers:

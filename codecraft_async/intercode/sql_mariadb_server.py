@@ -6,7 +6,7 @@ import asyncio
 import errno
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,9 +35,7 @@ class ServerUnavailable(EpisodeError):
     """There can be no server in the sandbox: its image has none, or no room for it."""
 
     def __init__(self, sandbox: str, reason: str) -> None:
-        super().__init__(
-            f"no MariaDB server can be started in sandbox {sandbox}: {reason}; use an image made by SqlDump"
-        )
+        super().__init__(f"no MariaDB server can be started in sandbox {sandbox}: {reason}; use an image made by SqlDump")
         self.sandbox = sandbox
 
 
@@ -86,7 +84,7 @@ class Server:
         try:
             async with asyncio.timeout(START_LIMIT_S):
                 server._control = await server._first_link()
-                await server.ask("SET autocommit = ON, max_statement_time = 0")
+                await server.ask("SET autocommit = ON, max_statement_time = 0, sql_log_bin = OFF")
         except (TimeoutError, LinkLost, ServerLost) as exc:
             server.end()
             raise ServerUnavailable(sandbox.id, f"it is silent: {exc!r}") from exc
@@ -129,6 +127,19 @@ class Server:
         self._links.append(link)
         return link
 
+    async def session(self, user: str, password: str) -> Link:
+        """Return a new session. One that cannot be had costs the server, which is then ended.
+
+        Raises:
+            ServerUnavailable: It does not let the user in, or does not answer.
+            SandboxLost: The sandbox died.
+        """
+        try:
+            return await self.link(user, password)
+        except (LinkLost, RequestRefused) as exc:
+            self.end()
+            raise ServerUnavailable(self.sandbox.id, f"it gives no session: {exc}") from exc
+
     @property
     def is_lost(self) -> bool:
         """Whether it has ended."""
@@ -140,6 +151,17 @@ class Server:
             link.close()
         if self._process is not None:
             self._process.cancel()
+
+    async def remove(self) -> None:
+        """Kill it and remove its files.
+
+        Raises:
+            SandboxLost: The sandbox died.
+        """
+        self.end()
+        if self._process is not None:
+            await asyncio.wait([self._process])
+        await self.sandbox.run(["rm", "-rf", self.slot], cwd="/", limit_s=START_LIMIT_S)
 
     def _ended(self, process: asyncio.Task[CommandResult]) -> None:
         if not process.cancelled():
@@ -185,25 +207,42 @@ class Server:
         )
         return Position(*map(str, rows[0]))
 
-    async def has_programs(self) -> bool:
-        """Whether a statement that reads could do more, for there are functions, sequences or views. Raises: as `ask`."""
+    async def has_programs(self) -> tuple[bool, bool]:
+        """Return whether a statement that reads could do more, for there are functions or sequences; and whether there
+        are views, which could read clocks. Raises: as `ask`."""
+        kinds = f"SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA {_OWN} AND TABLE_TYPE"
         rows = await self.ask(
             "SELECT (SELECT COUNT(*) FROM mysql.proc WHERE db <> 'mysql') + (SELECT COUNT(*) FROM mysql.func)"
-            f" + (SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA {_OWN}"
-            " AND TABLE_TYPE NOT IN ('BASE TABLE', 'SYSTEM VIEW'))"
+            f" + ({kinds} NOT IN ('BASE TABLE', 'VIEW')), ({kinds} = 'VIEW')"
         )
-        return bool(rows[0][0])
+        return bool(rows[0][0]), bool(rows[0][1])
 
-    async def sizes(self) -> str:
-        """Return a digest of what is known of all tables without looking into them: sizes, counters, statistics.
+    async def sizes(self) -> dict[tuple[str, str], tuple[Any, ...]]:
+        """Return what is known of all tables without looking into them: sizes, statistics, and last the counter.
 
         Raises: as `ask`.
         """
         rows = await self.ask(
             "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, ENGINE, TABLE_ROWS, AVG_ROW_LENGTH, DATA_LENGTH, INDEX_LENGTH,"
-            f" DATA_FREE, AUTO_INCREMENT, CHECKSUM FROM information_schema.TABLES WHERE TABLE_SCHEMA {_OWN} ORDER BY 1, 2"
+            f" DATA_FREE, AUTO_INCREMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA {_OWN}"
         )
-        return hashlib.sha256(repr(rows).encode()).hexdigest()
+        return {(base, name): tuple(rest) for base, name, *rest in rows}
+
+    async def set_back_counters(self, loaded: Mapping[tuple[str, str], tuple[Any, ...]]) -> bool:
+        """Have the counters of AUTO_INCREMENT as they were, which no rollback sets back; return whether all sizes are.
+
+        Raises: as `ask`.
+        """
+        now = await self.sizes()
+        if now.keys() != loaded.keys():
+            return False
+        moved = [table for table in now if now[table] != loaded[table]]
+        if any(now[table][:-1] != loaded[table][:-1] or not loaded[table][-1] for table in moved):
+            return False
+        for base, name in moved:
+            counter = int(loaded[base, name][-1])
+            await self.ask(f"ALTER TABLE {quoted(base)}.{quoted(name)} AUTO_INCREMENT = {counter}")
+        return not moved or await self.sizes() == loaded
 
     async def state(self) -> dict[str, str]:
         """Return a digest per `database.table` of definition and content, uncommitted changes included.
@@ -257,48 +296,28 @@ class Server:
         Raises: as `ask`, and `SandboxLost`.
         """
         facts = {f"table {name}": digest for name, digest in (await self.state()).items()}
-        for table in (
-            "global_priv",
-            "db",
-            "tables_priv",
-            "columns_priv",
-            "procs_priv",
-            "proxies_priv",
-            "roles_mapping",
-        ):
+        for table in ("global_priv", "db", "tables_priv", "columns_priv", "procs_priv", "proxies_priv", "roles_mapping"):
             facts[f"mysql.{table}"] = repr(await self.ask(f"SELECT * FROM mysql.{table} ORDER BY 1, 2"))
-        for table in (
-            "innodb_table_stats",
-            "innodb_index_stats",
-            "table_stats",
-            "column_stats",
-            "index_stats",
-            "servers",
-        ):
+        for table in ("innodb_table_stats", "innodb_index_stats", "table_stats", "column_stats", "index_stats", "servers"):
             facts[f"mysql.{table}"] = _sha(await self.ask(f"SELECT * FROM mysql.{table} ORDER BY 1, 2, 3"))
         for name, value in await self.ask("SHOW GLOBAL VARIABLES"):
             if not str(name).startswith(_OF_ONE_SERVER):
                 facts[f"@@{name}"] = str(value)
-        facts["sizes"] = await self.sizes()
+        facts["sizes"] = repr(sorted((await self.sizes()).items()))
         facts["databases"] = repr(await self.ask("SHOW DATABASES"))
         facts["prepared transactions"] = repr(await self.ask("XA RECOVER"))
         facts["transactions"] = repr(await self.ask("SELECT COUNT(*) FROM information_schema.INNODB_TRX"))
+        facts["processes"] = str((await self.sandbox.stat()).processes)
         listing = await self.sandbox.digest([self.slot.rpartition("/")[0]], contents=False)
         for path in listing.entries:
-            facts[f"file {path.removeprefix(self.slot)}"] = "is there"
+            if path.startswith(self.slot):
+                facts[f"file {path.removeprefix(self.slot)}"] = "is there"
         return facts
 
 
 _OF_ONE_SERVER: Final = (
-    "gtid_",
-    "pid_",
-    "socket",
-    "datadir",
-    "tmpdir",
-    "slave_load_tmpdir",
-    "hostname",
-    "server_uid",
-    "max_statement_time",
+    *("aria_log_dir_path", "datadir", "gtid_", "hostname", "log_bin_", "pid_", "server_uid", "slave_load_tmpdir"),
+    *("socket", "tmpdir", "wsrep_data_home_dir"),
 )
 
 
@@ -327,6 +346,3 @@ def quoted(name: str) -> str:
 
 def _sha(*parts: object) -> str:
     return hashlib.sha256(json.dumps([repr(part) for part in parts]).encode()).hexdigest()
-
-
-Watcher = Callable[[], None]

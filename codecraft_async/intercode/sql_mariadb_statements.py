@@ -26,18 +26,19 @@ class Effect(IntEnum):
     """Anything."""
 
 
-# No function in them changes anything but functions, sequences and plugins of users: see `Loaded.has_programs`.
-_READING: Final = frozenset("select show describe desc explain with values use help".split())
+# Functions in them change nothing but by programs of users: see `Loaded.has_programs`.
+_READING: Final = frozenset("select show describe desc explain with values use help do".split())
 _CHANGING: Final = frozenset("insert update delete replace rollback savepoint release start begin".split())
 _LOGGED: Final = frozenset("create drop alter truncate rename commit set load grant revoke".split())
-# They do what is in no log, or run other statements.
-_WORSE: Final = frozenset(
-    "analyze optimize repair check not password statement partition partitions row_format".split()
-)
+# With these words they do what is in no log, or run other statements.
+_WORSE: Final = {
+    "with": frozenset("insert update delete into".split()),
+    "begin": frozenset(["not"]),
+    "set": frozenset("password statement".split()),
+    "alter": frozenset("analyze optimize repair check partition partitions".split()),
+}
 
-_FIRST: Final = re.compile(
-    r"[\s(]*(?:(?:--\s[^\n]*\n|\#[^\n]*\n|/\*(?![!M]).*?\*/)[\s(]*)*([a-z]+)", re.IGNORECASE | re.DOTALL
-)
+_FIRST: Final = re.compile(r"[\s(]*(?:(?:--\s[^\n]*\n|\#[^\n]*\n|/\*(?![!M]).*?\*/)[\s(]*)*([a-z]+)", re.IGNORECASE | re.DOTALL)
 _WORDS: Final = re.compile(r"[a-z_]+")
 _USE: Final = re.compile(r"\s*use\s+(?:`((?:[^`]|``)+)`|([\w$]+))\s*;?\s*", re.IGNORECASE)
 
@@ -47,11 +48,10 @@ def effect_of(statement: str) -> Effect:
     """Return what *statement* can do, whatever comes of it."""
     found = _FIRST.match(statement)
     first = found[1].lower() if found else ""
+    if first in _WORSE and not _WORSE[first].isdisjoint(_WORDS.findall(statement.lower())):
+        return Effect.UNKNOWN
     if first in _READING:
         return Effect.READ
-    words = _WORDS.findall(statement.lower())
-    if not _WORSE.isdisjoint(words):
-        return Effect.UNKNOWN
     if first in _CHANGING:
         return Effect.ROWS
     return Effect.LOGGED if first in _LOGGED else Effect.UNKNOWN

@@ -1,10 +1,10 @@
-"""InterCode's SQL data over this project's databases: golds that must score, and recorded actions that must score again.
+"""InterCode's SQL data over this project's databases: golds that must score, recorded actions that must score again.
 
     python -m benchmarks.intercode_sql_data                              golds under both rewards, and the replay
     python -m benchmarks.intercode_sql_data --envs 4 --data FOLDER       FOLDER holds sql/; by default CODECRAFT_DATA's
 
-The exit status is 1 if a gold that is valid SQL pays less than 1, if fewer steps than InterCode's own code reaches have the
-recorded reward, or if a miss has no explanation.
+The exit status is 1 if a gold that is valid SQL pays less than 1, if fewer steps than InterCode's own code reaches have
+the recorded reward, or if a miss has no explanation.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["GoldsMeasured", "Miss", "ReplayMeasured", "measure_golds", "measure_
 Form = Literal["strict", "intercode"]
 
 INVALID_GOLDS: Final = (164, 178, 225)
-"""Rows from 0 to 516 whose golds are syntax errors in MySQL and MariaDB alike: FROM SHOW, derived tables without alias."""
+"""Rows from 0 to 516 whose golds are syntax errors in MySQL and MariaDB: FROM SHOW, derived tables without alias."""
 EQUAL_AT_LEAST: Final = 2880
 """Of the steps of the replay: what InterCode's own code reaches on the same server."""
 _TOLERANCE: Final = 0.005 + 1e-9  # 0.88 and 0.875, which was recorded before it was rounded, are 0.005 apart

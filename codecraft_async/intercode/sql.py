@@ -108,7 +108,7 @@ class SqlEnv(InterCodeEnv):
     # --- an episode ---
 
     async def restore_container(self) -> bool:
-        """Begin with the databases as they were loaded; where the engine cannot, another sandbox is to take the place."""
+        """Begin with the databases as they were loaded; where the engine cannot, in another sandbox."""
         if self._engine is None:
             return False
         try:

@@ -134,7 +134,7 @@ async def test_large_results(env: SqlEnv) -> None:
     ],
 )
 async def test_what_is_paid(env: SqlEnv, index: int, actions: list[str], score: float) -> None:
-    """Only what the gold does: rows in any order that it leaves open, any of equal ones; no change that nobody asked for."""
+    """Only what the gold does: rows in any order that it leaves open, any of equal ones; no change beside its own."""
     reward, info = await play(env, index, *actions)
     assert pytest.approx(score) == reward == info["reward"] == info["score"]
     assert (True, False) == (info["valid"], info["corrupt_gold"])

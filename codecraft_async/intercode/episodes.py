@@ -97,6 +97,9 @@ class Episodes:
         """
         return False
 
+    async def leave_container(self) -> None:
+        """Let go of what is in the sandbox, which is given back after this, or was lost."""
+
     async def reset_container(self) -> None:
         """Make ready for an episode a sandbox that is as good as new; a subclass may start here what it needs."""
 
@@ -181,6 +184,7 @@ class Episodes:
         started = time.monotonic()
         if may_stay and self._tenant.sandbox is not None and await self.restore_container():
             return time.monotonic() - started
+        await self.leave_container()
         await self._tenant.move(self._place)
         return self._tenant.restore_s
 

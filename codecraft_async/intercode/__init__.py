@@ -13,6 +13,7 @@ from codecraft_async.intercode.ctf_data import CtfDataset
 from codecraft_async.intercode.filesystems import FileTree
 from codecraft_async.intercode.golds import Golds
 from codecraft_async.intercode.python import PythonEnv, PythonVectorEnv
+from codecraft_async.intercode.sql import SqlEnv, SqlVectorEnv
 from codecraft_async.intercode.swe import SweEnv, SweVectorEnv
 from codecraft_async.intercode.swe_checkouts import Checkouts
 from codecraft_async.intercode.swe_judge import References
@@ -33,6 +34,8 @@ __all__ = [
     "PythonEnv",
     "PythonVectorEnv",
     "References",
+    "SqlEnv",
+    "SqlVectorEnv",
     "SweEnv",
     "SweVectorEnv",
     "assets_image",

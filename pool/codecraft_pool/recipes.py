@@ -61,6 +61,8 @@ _CTF_PACKAGES = (
     *("poppler-utils", "procps", "psmisc", "python-is-python3", "python3", "python3-pycryptodome", "qpdf", "sleuthkit"),
     *("sqlite3", "steghide", "strace", "tcpdump", "unzip", "wget", "xxd", "xz-utils", "zip"),
 )
+# The server and its client without what a machine's init system needs of them; Python relays where nothing else can.
+_SQL_PACKAGES = ("mariadb-client-core", "mariadb-server-core", "python3")
 _CHANGES = (
     "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "ENV LANG=C.UTF-8",
@@ -354,7 +356,8 @@ def builtin_recipes() -> dict[str, Recipe]:
     nl2bash = DebianRecipe(name="codecraft/nl2bash", suite=suite, packages=_NL2BASH_PACKAGES)
     ctf = DebianRecipe(name="codecraft/ctf", suite=suite, packages=_CTF_PACKAGES)
     swe = DebianRecipe(name="codecraft/swe", suite=suite, packages=(*packages, "python3-pytest"))
-    return {recipe.name: recipe for recipe in (base, with_c, ctf, nl2bash, swe)}
+    sql = DebianRecipe(name="codecraft/sql", suite=suite, packages=_SQL_PACKAGES)
+    return {recipe.name: recipe for recipe in (base, with_c, ctf, nl2bash, sql, swe)}
 
 
 __all__ = ["RECIPE_LABEL", "DebianRecipe", "DockerfileRecipe", "Recipe", "builtin_recipes"]

@@ -39,8 +39,8 @@ def test_the_digest_follows_the_recipe() -> None:
 
 
 def test_the_builtin_recipe() -> None:
-    """There are recipes for codecraft/base, and for codecraft/c beside it."""
-    expected = ["codecraft/base", "codecraft/c", "codecraft/ctf", "codecraft/nl2bash", "codecraft/swe"]
+    """There are recipes for codecraft/base, and for the images of environments beside it."""
+    expected = ["codecraft/base", "codecraft/c", *(f"codecraft/{name}" for name in ("ctf", "nl2bash", "sql", "swe"))]
     assert expected == list(builtin_recipes())
 
 

@@ -280,8 +280,8 @@ class SqlVectorEnv(InterCodeVectorEnv):
         databases: Databases | None = None,
         **options: Any,
     ) -> None:
-        source = open_source(engine, dump, databases, image_name)
-        super().__init__(num_envs, image_name=source.image, engine=engine, databases=source, **options)
+        self.source = open_source(engine, dump, databases, image_name)
+        super().__init__(num_envs, image_name=self.source.image, engine=engine, databases=self.source, **options)
 
 
 async def _computed(compare: Callable[[], float], rows: int) -> float:

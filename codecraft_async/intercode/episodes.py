@@ -91,7 +91,7 @@ class Episodes:
         raise NotImplementedError(f"{type(self).__name__} has no get_reward")
 
     async def restore_container(self) -> bool:
-        """Make the sandbox of the episode before as good as new, and return whether it is; else another takes its place.
+        """Make the sandbox at hand as good as new, and return whether it is; if not, another takes its place.
 
         For a subclass whose sandboxes are dear to begin with: by default another one does.
         """

@@ -1,7 +1,7 @@
 """What a SQL environment asks of the databases in its sandbox, and what comes back; see `sql_mariadb.py` for MariaDB.
 
-An engine runs the agent's statements, and afterwards makes every database as it was loaded. It has one owner, the environment,
-and lives as long as the sandbox that its databases are in.
+An engine runs the agent's statements, and afterwards makes every database as it was loaded. It has one owner, the
+environment, and lives as long as the sandbox that its databases are in.
 """
 
 import enum

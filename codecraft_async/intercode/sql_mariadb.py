@@ -1,9 +1,9 @@
 """`MariaDb`: a MariaDB server in a sandbox as the engine of SQL environments.
 
-The agent's session begins without autocommit, as InterCode's clients have it, so that what it does to rows is undone by a
-rollback. What a rollback leaves (definitions, committed rows, statistics) is told by the server's own log of changes; then
-a fresh server, on a fresh copy of the files, takes the place of the used one. It is started when the first such statement
-has run, while the episode goes on.
+The agent's session begins without autocommit, as InterCode's clients have it, so that what it does to rows is undone
+by a rollback. What a rollback leaves (definitions, committed rows, statistics) is told by the server's own log of
+changes; then a fresh server, on a fresh copy of the files, takes the place of the used one. It is started when the
+first such statement has run, while the episode goes on.
 """
 
 from __future__ import annotations
@@ -19,40 +19,44 @@ from codecraft_async.intercode.sql_mariadb_answers import Answers, Key
 from codecraft_async.intercode.sql_mariadb_link import Link, LinkLost
 from codecraft_async.intercode.sql_mariadb_server import (
     CONTROL_LIMIT_S,
-    SLOTS,
     Position,
     Server,
     ServerLost,
     ServerUnavailable,
     SqlError,
 )
+from codecraft_async.intercode.sql_mariadb_servers import Servers
 from codecraft_async.intercode.sql_mariadb_statements import Effect, database_used, effect_of, is_repeatable
 from codecraft_async.intercode.sql_mariadb_wire import Command, Reader, encode_command
 from codecraft_pool import Sandbox
-from codecraft_pool._aio import finish
 
 __all__ = ["MariaDb"]
 
 _MAX_STATEMENT_BYTES: Final = 4 << 20
 _INTERRUPTED: Final = (1317, 1927, 1969)  # ER_QUERY_INTERRUPTED, ER_CONNECTION_KILLED, ER_STATEMENT_TIMEOUT
 _SAME_EACH_TIME: Final = frozenset(
-    (1044, 1046, 1049, 1051, 1052, 1054, 1055, 1056, 1060, 1064, 1066, 1109, 1111, 1140, 1142, 1146, 1222, 1235)
-    + (1241, 1242, 1247, 1248, 1305, 1582, 1583, 1630)
+    (
+        *(1044, 1046, 1049, 1051, 1052, 1054, 1055, 1056, 1060, 1064, 1066, 1109, 1111, 1140, 1142, 1146, 1222, 1235),
+        *(1241, 1242, 1247, 1248, 1305, 1582, 1583, 1630),
+    )
 )
 """Errors that come of a statement's text and the definitions alone, such as ER_PARSE_ERROR and ER_NO_SUCH_TABLE."""
 _USERS: Final = {False: ("admin", "admin"), True: ("reader", "reader")}
-_ENDED: Final = "the database server was lost, and with it what this episode has changed; the next statement finds a new one"
+_ENDED: Final = (
+    "the database server was lost, and with it what this episode has changed; the next statement finds a new one"
+)
 _SESSION_ENDED: Final = "the session was ended, and what it had not committed is undone"
 
 
 class MariaDb:
     """The databases of a `SqlDump` image in *sandbox*; see `SqlEngine`. One call at a time.
 
-    Nothing happens before the first `begin`, which starts the server. Of a result over *max_rows* or *max_bytes* the rest is left
-    out. A statement that was told to end, and has not *grace_s* seconds later, is ended with its server. With *answers*, statements that only read, on databases as loaded, run once for all engines that share them.
+    Nothing happens before the first `begin`, which starts the server. Of a result over *max_rows* or *max_bytes* the
+    rest is left out. A statement that was told to end, and has not *grace_s* seconds later, is ended with its server.
+    With *answers*, statements that only read, on databases as loaded, run once for all engines that share them.
 
-    A server that ends, hangs or makes no sense costs the episode's changes: the statement at hand has an error that says so,
-    the next one runs on a new server. `restored` counts what was needed after episodes.
+    A server that ends, hangs or makes no sense costs the episode's changes: the statement at hand has an error that
+    says so, the next one runs on a new server. `restored` counts what was needed after episodes.
     """
 
     def __init__(
@@ -70,12 +74,10 @@ class MariaDb:
         self._answers = answers
         self._grace_s = grace_s
         self._loaded = (answers or Answers()).loaded(sandbox.spec.image)
-        self._server: Server | None = None
-        self._spare: asyncio.Task[Server] | None = None
+        self._servers = Servers(sandbox)
         self._agent: Link | None = None
         self._judge: Link | None = None
         self._ending: asyncio.Task[None] | None = None
-        self._sweeping: asyncio.Task[None] | None = None
         self._is_reader = False
         self._user = ""
         self._clear()
@@ -90,7 +92,7 @@ class MariaDb:
         self._was_lost = False
 
     def __repr__(self) -> str:
-        return f"<MariaDb {self._server!r} {self._worst.name}>"
+        return f"<MariaDb {self._servers.current!r} {self._worst.name}>"
 
     # --- episodes ---
 
@@ -163,11 +165,11 @@ class MariaDb:
         elif effect is Effect.READ and not result.error:
             self._database = database_used(statement) or self._database
         elif effect > Effect.LOGGED or (not result.error and self._leaves_traces(statement, effect)):
-            self._prepare_spare()
+            self._servers.prepare_spare()
         return result
 
     def _leaves_traces(self, statement: str, effect: Effect) -> bool:
-        """Whether a statement that has not failed has probably done what a rollback leaves; a guess, for being quick."""
+        """Guess whether a statement that has not failed has done what a rollback leaves; only to be quick then."""
         text = statement.lower().lstrip()
         if effect is Effect.LOGGED:
             return not text.startswith("set")
@@ -208,7 +210,7 @@ class MariaDb:
                 self._judge = await server.session(*_USERS[False])
             result, reader = await self._judged(server, self._judge, database, statement, limit_s)
         else:
-            server = await self._have_spare()
+            server = await self._servers.have_spare()
             link = await server.session(*_USERS[False])
             result, reader = await self._judged(server, link, database, statement, limit_s)
             link.close()
@@ -249,11 +251,11 @@ class MariaDb:
         return kind
 
     async def _restore(self) -> Restored:
-        server = self._server
+        server = self._servers.current
         if server is None:
             return Restored.NOTHING
         if self._was_lost or server.is_lost:
-            await self._replace()
+            await self._servers.replace()
             return Restored.NEW_SERVER
         if self._worst is Effect.READ:
             return Restored.NOTHING
@@ -264,9 +266,9 @@ class MariaDb:
                     return kind
         except (ServerLost, LinkLost, TimeoutError):
             server.end()
-            await self._replace()
+            await self._servers.replace()
             return Restored.NEW_SERVER
-        await self._replace()
+        await self._servers.replace()
         return Restored.DATA_DIRECTORY
 
     async def _undone(self, server: Server, before: Position) -> Restored | None:
@@ -295,21 +297,15 @@ class MariaDb:
             raise EpisodeError(f"the databases in sandbox {self._sandbox.id} cannot be read: {exc}") from exc
 
     async def facts(self) -> Mapping[str, str]:
-        """Return all that can be seen of the server: of a new one, the measure of what restores leave. See `Server.facts`."""
+        """Return all that can be seen of the server, to prove that nothing is left; see `Server.facts`."""
         await self._settle()
         return await (await self._have_server()).facts()
 
     async def aclose(self) -> None:
         """End sessions and servers. Idempotent."""
-        for task in (self._ending, self._sweeping):
-            if task is not None:
-                task.cancel()
-        if self._spare is not None:
-            spare, self._spare = self._spare, None
-            await finish(_discard(spare))
-        server, self._server = self._server, None
-        if server is not None:
-            server.end()
+        if self._ending is not None:
+            self._ending.cancel()
+        await self._servers.aclose()
 
     # --- one statement ---
 
@@ -385,14 +381,12 @@ class MariaDb:
             await asyncio.shield(self._ending)
             self._ending = None
 
-    # --- servers ---
+    # --- servers and sessions ---
 
     async def _have_server(self) -> Server:
-        if self._server is None or self._server.is_lost:
-            self._was_lost = self._was_lost or self._server is not None
-            await self._replace()
-        assert self._server is not None
-        return self._server
+        server, was_lost = await self._servers.have()
+        self._was_lost = self._was_lost or was_lost
+        return server
 
     async def _have_session(self) -> Link:
         """Return the agent's session; a new one, in the same database, where it was ended."""
@@ -402,50 +396,3 @@ class MariaDb:
             if self._database is not None:
                 await self._enter(server, agent, self._database)
         return self._agent
-
-    async def _replace(self) -> None:
-        """Have a fresh server."""
-        fresh = await self._have_spare()
-        self._spare = None
-        old, self._server = self._server, fresh
-        self._agent = self._judge = None
-        if old is not None:
-            old.end()
-            self._sweeping = asyncio.create_task(old.remove())
-            self._sweeping.add_done_callback(_note_failure)
-
-    async def _have_spare(self) -> Server:
-        if self._spare is None or (self._spare.done() and _is_useless(self._spare)):
-            self._spare = None
-            self._prepare_spare()
-        assert self._spare is not None
-        return await asyncio.shield(self._spare)
-
-    def _prepare_spare(self) -> None:
-        """Begin to start a server in the slot that the used one leaves free."""
-        if self._spare is None or (self._spare.done() and _is_useless(self._spare)):
-            slot = next(slot for slot in SLOTS if self._server is None or self._server.slot != slot)
-            self._spare = asyncio.create_task(self._start(slot))
-            self._spare.add_done_callback(_note_failure)
-
-    async def _start(self, slot: str) -> Server:
-        if self._sweeping is not None:
-            await asyncio.wait([self._sweeping])
-        return await Server.start(self._sandbox, slot)
-
-
-def _is_useless(spare: asyncio.Task[Server]) -> bool:
-    return spare.cancelled() or spare.exception() is not None or spare.result().is_lost
-
-
-def _note_failure(task: asyncio.Task[Server] | asyncio.Task[None]) -> None:
-    """Whoever needs what it was for sees why there is none; nobody may need it."""
-    if not task.cancelled():
-        task.exception()
-
-
-async def _discard(spare: asyncio.Task[Server]) -> None:
-    spare.cancel()
-    await asyncio.wait([spare])
-    if not spare.cancelled() and spare.exception() is None:
-        spare.result().end()

@@ -1,7 +1,7 @@
 """What is known of databases as they were loaded: results of statements that only read, and a few facts.
 
-The same statement on the same data has the same result; where nothing was changed, it need not run again. All sandboxes of an
-image have the same data.
+The same statement on the same data has the same result; where nothing was changed, it need not run again. All
+sandboxes of an image have the same data.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Connections to a MariaDB server: over a socket of ours where there can be one, else through a relay in the sandbox."""
+"""Connections to a MariaDB server: over a socket where there can be one, else through a relay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A session through a relay in the sandbox, for daemons that this machine shares no sockets with; see `inside.sql_relay`."""
+"""A session through a relay in the sandbox, where its sockets cannot be reached from here; see `inside.sql_relay`."""
 
 from __future__ import annotations
 

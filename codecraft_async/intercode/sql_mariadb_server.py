@@ -1,4 +1,4 @@
-"""One MariaDB server in a sandbox: started on a copy of the files that its image has, used by a few sessions, and ended."""
+"""One MariaDB server in a sandbox: started on a copy of the files of its image, used, and ended."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ class ServerUnavailable(EpisodeError):
     """There can be no server in the sandbox: its image has none, or no room for it."""
 
     def __init__(self, sandbox: str, reason: str) -> None:
-        super().__init__(f"no MariaDB server can be started in sandbox {sandbox}: {reason}; use an image made by SqlDump")
+        super().__init__(
+            f"no MariaDB server can be started in sandbox {sandbox}: {reason}; use an image made by SqlDump"
+        )
         self.sandbox = sandbox
 
 
@@ -223,8 +225,8 @@ class Server:
         Raises: as `ask`.
         """
         rows = await self.ask(
-            "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, ENGINE, TABLE_ROWS, AVG_ROW_LENGTH, DATA_LENGTH, INDEX_LENGTH,"
-            f" DATA_FREE, AUTO_INCREMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA {_OWN}"
+            "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, ENGINE, TABLE_ROWS, AVG_ROW_LENGTH, DATA_LENGTH,"
+            f" INDEX_LENGTH, DATA_FREE, AUTO_INCREMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA {_OWN}"
         )
         return {(base, name): tuple(rest) for base, name, *rest in rows}
 
@@ -264,10 +266,10 @@ class Server:
     async def _programs(self) -> Mapping[str, list[Any]]:
         found: dict[str, list[Any]] = {}
         for statement in (
-            "SELECT db, name, type, language, is_deterministic, security_type, param_list, returns, body, definer, sql_mode"
-            " FROM mysql.proc WHERE db <> 'mysql' ORDER BY db, name, type",
-            "SELECT TRIGGER_SCHEMA, TRIGGER_NAME, EVENT_MANIPULATION, EVENT_OBJECT_TABLE, ACTION_ORDER, ACTION_STATEMENT,"
-            " ACTION_TIMING, SQL_MODE, DEFINER FROM information_schema.TRIGGERS ORDER BY 1, 2",
+            "SELECT db, name, type, language, is_deterministic, security_type, param_list, returns, body,"
+            " definer, sql_mode FROM mysql.proc WHERE db <> 'mysql' ORDER BY db, name, type",
+            "SELECT TRIGGER_SCHEMA, TRIGGER_NAME, EVENT_MANIPULATION, EVENT_OBJECT_TABLE, ACTION_ORDER,"
+            " ACTION_STATEMENT, ACTION_TIMING, SQL_MODE, DEFINER FROM information_schema.TRIGGERS ORDER BY 1, 2",
             "SELECT db, name, body, definer FROM mysql.event ORDER BY 1, 2",
         ):
             for base, *rest in await self.ask(statement):
@@ -280,9 +282,24 @@ class Server:
         Raises: as `ask`, and `SandboxLost`.
         """
         facts = {f"table {name}": digest for name, digest in (await self.state()).items()}
-        for table in ("global_priv", "db", "tables_priv", "columns_priv", "procs_priv", "proxies_priv", "roles_mapping"):
+        for table in (
+            "global_priv",
+            "db",
+            "tables_priv",
+            "columns_priv",
+            "procs_priv",
+            "proxies_priv",
+            "roles_mapping",
+        ):
             facts[f"mysql.{table}"] = repr(await self.ask(f"SELECT * FROM mysql.{table} ORDER BY 1, 2"))
-        for table in ("innodb_table_stats", "innodb_index_stats", "table_stats", "column_stats", "index_stats", "servers"):
+        for table in (
+            "innodb_table_stats",
+            "innodb_index_stats",
+            "table_stats",
+            "column_stats",
+            "index_stats",
+            "servers",
+        ):
             facts[f"mysql.{table}"] = _sha(await self.ask(f"SELECT * FROM mysql.{table} ORDER BY 1, 2, 3"))
         for name, value in await self.ask("SHOW GLOBAL VARIABLES"):
             if not str(name).startswith(_OF_ONE_SERVER):
@@ -293,7 +310,9 @@ class Server:
         facts["transactions"] = repr(await self.ask("SELECT COUNT(*) FROM information_schema.INNODB_TRX"))
         for folder in (self.slot, "/tmp", "/var/tmp", "/dev/shm"):
             listing = await self.sandbox.digest([folder], contents=False)
-            facts[f"files {folder.removeprefix(self.slot)}"] = " ".join(path.removeprefix(self.slot) for path in sorted(listing.entries))
+            facts[f"files {folder.removeprefix(self.slot)}"] = " ".join(
+                path.removeprefix(self.slot) for path in sorted(listing.entries)
+            )
         return facts
 
 

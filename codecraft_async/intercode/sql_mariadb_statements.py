@@ -38,7 +38,9 @@ _WORSE: Final = {
     "alter": frozenset("analyze optimize repair check partition partitions".split()),
 }
 
-_FIRST: Final = re.compile(r"[\s(]*(?:(?:--\s[^\n]*\n|\#[^\n]*\n|/\*(?![!M]).*?\*/)[\s(]*)*([a-z]+)", re.IGNORECASE | re.DOTALL)
+_FIRST: Final = re.compile(
+    r"[\s(]*(?:(?:--\s[^\n]*\n|\#[^\n]*\n|/\*(?![!M]).*?\*/)[\s(]*)*([a-z]+)", re.IGNORECASE | re.DOTALL
+)
 _WORDS: Final = re.compile(r"[a-z_]+")
 _USE: Final = re.compile(r"\s*use\s+(?:`((?:[^`]|``)+)`|([\w$]+))\s*;?\s*", re.IGNORECASE)
 

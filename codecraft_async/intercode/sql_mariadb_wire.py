@@ -1,8 +1,8 @@
 """MariaDB's client protocol without sockets: bytes in, results out.
 
-Sources: https://mariadb.com/kb/en/clientserver-protocol/. Values of the text protocol become what mysql-connector-python
-makes of them. A client library would do as well; on two cores that are shared with the servers, those for asyncio cost more
-than the servers take for a statement.
+Sources: https://mariadb.com/kb/en/clientserver-protocol/. Values of the text protocol become what
+mysql-connector-python makes of them. A client library would do as well; on two cores that are shared with the servers,
+those for asyncio cost more than the servers take for a statement.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ def _scramble(password: bytes, challenge: bytes) -> bytes:
 class Reader:
     """Takes the packets of one answer.
 
-    Rows over *max_rows*, or after *max_bytes* of them, are counted and not kept. With *on_row*, which is given the bytes of
-    each row as they came, none is kept. *on_full* is called at the first row that is left out.
+    Rows over *max_rows*, or after *max_bytes* of them, are counted and not kept. With *on_row*, which is given the
+    bytes of each row as they came, none is kept. *on_full* is called at the first row that is left out.
     """
 
     __slots__ = (

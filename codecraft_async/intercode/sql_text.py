@@ -31,6 +31,8 @@ _SQLITE: Final = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _READING: Final = frozenset("SELECT SHOW DESCRIBE DESC EXPLAIN VALUES TABLE USE WITH PRAGMA HELP".split())
+_ONLY_READING: Final = _READING - {"WITH", "EXPLAIN"}
+_FIRST: Final = re.compile(r"\s*([a-zA-Z]+)\b")
 _WRITING: Final = frozenset("INSERT UPDATE DELETE".split())
 _END: Final = frozenset("FOR INTO LOCK PROCEDURE FETCH ROWS RETURNING".split())
 
@@ -89,6 +91,9 @@ def ordering(query: str, *, sqlite: bool = False) -> Ordering | None:
 
 def changes_data(statement: str, *, sqlite: bool = False) -> bool:
     """Return whether *statement* is one that changes data or definitions, as far as its words tell."""
+    first = _FIRST.match(statement)
+    if first is not None and first[1].upper() in _ONLY_READING:  # nearly all are, and each step asks
+        return False
     words = [part.text for part in _parts(statement, sqlite=sqlite) if part.text not in ("(", ")", ";")]
     if not words or words[0] not in _READING:
         return bool(words)

@@ -1,7 +1,8 @@
 """Connections from this machine to unix sockets inside of a sandbox, with nothing in between.
 
-The kernel shows the file system of a process under ``/proc`` to a root that could trace it. Where that is not so (another
-user, a daemon on another machine or in other namespaces) there is no such way, and programs are reached by commands.
+The kernel shows the file system of a process under ``/proc`` to a root that could trace it. Where that is not so
+(another user, a daemon on another machine or in other namespaces) there is no such way, and programs are reached by
+commands.
 """
 
 from __future__ import annotations

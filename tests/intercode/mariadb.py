@@ -12,8 +12,8 @@ CREATE DATABASE shop;
 USE shop;
 CREATE TABLE maker (id INT AUTO_INCREMENT PRIMARY KEY, name VARCHAR(20) NOT NULL) ENGINE=InnoDB AUTO_INCREMENT=50;
 CREATE TABLE Item (
-  id INT PRIMARY KEY, maker_id INT, name TEXT, price DECIMAL(8,2), made DATE, seen DATETIME(3), took TIME, weight DOUBLE,
-  picture BLOB, flags BIT(4), year YEAR, FOREIGN KEY (maker_id) REFERENCES maker (id)
+  id INT PRIMARY KEY, maker_id INT, name TEXT, price DECIMAL(8,2), made DATE, seen DATETIME(3), took TIME, weight
+  DOUBLE, picture BLOB, flags BIT(4), year YEAR, FOREIGN KEY (maker_id) REFERENCES maker (id)
 ) ENGINE=InnoDB DEFAULT CHARSET=latin1;
 INSERT INTO maker VALUES (1, 'Anna'), (2, 'Bert');
 INSERT INTO Item VALUES

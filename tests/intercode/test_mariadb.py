@@ -23,7 +23,9 @@ pytestmark = [pytest.mark.anyio, pytest.mark.docker, pytest.mark.timeout(300)]
 
 LIMIT_S = 20.0
 COUNT = "SELECT COUNT(*) FROM item"
-FILL = "INSERT INTO item SELECT {0} + a.id * 1000 + b.n, 1, REPEAT('x', 60000), 1, NULL, NULL, NULL, 0, NULL, NULL, NULL"
+FILL = (
+    "INSERT INTO item SELECT {0} + a.id * 1000 + b.n, 1, REPEAT('x', 60000), 1, NULL, NULL, NULL, 0, NULL, NULL, NULL"
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,9 @@ async def make_episode(measured: tuple[MariaDb, Mapping[str, str]]) -> AsyncGene
     await engine.restore()
     await engine.begin("shop", read_only=False)
     facts = await engine.facts()
-    assert {} == {name: (new.get(name), facts.get(name)) for name in new.keys() | facts.keys() if new.get(name) != facts.get(name)}
+    assert {} == {
+        name: (new.get(name), facts.get(name)) for name in new.keys() | facts.keys() if new.get(name) != facts.get(name)
+    }
 
 
 async def run(engine: MariaDb, *statements: str) -> SqlResult:
@@ -74,7 +78,7 @@ async def run(engine: MariaDb, *statements: str) -> SqlResult:
 
 async def kill_servers(sandbox: Sandbox, signal: str) -> None:
     """Send a signal to whatever servers run."""
-    loop = 'for p in /proc/[0-9]*; do case $(cat $p/comm) in mariadbd) kill -$0 ${p#/proc/};; esac; done'
+    loop = "for p in /proc/[0-9]*; do case $(cat $p/comm) in mariadbd) kill -$0 ${p#/proc/};; esac; done"
     assert 0 == (await sandbox.run(["/bin/sh", "-c", loop, signal])).exit_code
 
 
@@ -99,10 +103,16 @@ async def test_values_as_clients_have_them(engine: MariaDb) -> None:
         (["CREATE TEMPORARY TABLE item (a INT)", "INSERT INTO item VALUES (1)"], Restored.ROWS),
         (["UPDATE item SET name = 'x'", "DELETE FROM maker WHERE id > 5"], Restored.ROWS),
         (["BEGIN", "INSERT INTO item (id) VALUES (7)", "SAVEPOINT a", "DELETE FROM item"], Restored.ROWS),
-        (["INSERT INTO maker (name) VALUES ('c')"], Restored.DATA_DIRECTORY),  # for the next one would get a higher number
+        (
+            ["INSERT INTO maker (name) VALUES ('c')"],
+            Restored.DATA_DIRECTORY,
+        ),  # for the next one would get a higher number
         (["SET autocommit = 1", "UPDATE item SET name = 'x'"], Restored.DATA_DIRECTORY),
         (["UPDATE other_one.t SET a = 2"], Restored.DATA_DIRECTORY),  # a table without transactions
-        (["DROP DATABASE shop", "CREATE DATABASE shop CHARACTER SET ascii", "DROP TABLE other_one.t"], Restored.DATA_DIRECTORY),
+        (
+            ["DROP DATABASE shop", "CREATE DATABASE shop CHARACTER SET ascii", "DROP TABLE other_one.t"],
+            Restored.DATA_DIRECTORY,
+        ),
         (
             [
                 "ALTER TABLE item ADD COLUMN x INT",
@@ -133,9 +143,18 @@ async def test_what_agents_may_not(engine: MariaDb) -> None:
     for statement in (
         *("SHUTDOWN", "SET GLOBAL max_connections = 1", "CREATE USER x", "FLUSH TABLES", "LOCK TABLES item WRITE"),
         *("SELECT 1 INTO OUTFILE '/tmp/x'", "LOAD DATA INFILE '/etc/passwd' INTO TABLE item", "CREATE DATABASE zzz"),
-        *("LOAD DATA LOCAL INFILE '/etc/passwd' INTO TABLE item", "SELECT * FROM mysql.global_priv", "SELECT 1; SELECT 2"),
+        *(
+            "LOAD DATA LOCAL INFILE '/etc/passwd' INTO TABLE item",
+            "SELECT * FROM mysql.global_priv",
+            "SELECT 1; SELECT 2",
+        ),
         *("CREATE DEFINER = codecraft@localhost VIEW v AS SELECT 1", "GRANT ALL ON shop.* TO reader@localhost"),
-        *("INSTALL SONAME 'x'", "SET sql_log_bin = 0", "SET ROLE codecraft", "SET @@session.binlog_format = 'STATEMENT'"),
+        *(
+            "INSTALL SONAME 'x'",
+            "SET sql_log_bin = 0",
+            "SET ROLE codecraft",
+            "SET @@session.binlog_format = 'STATEMENT'",
+        ),
         *("CREATE EVENT e ON SCHEDULE EVERY 1 SECOND DO DELETE FROM item", "SET @@session.gtid_seq_no = 1"),
     ):
         result = await engine.execute(statement, limit_s=LIMIT_S)
@@ -222,7 +241,7 @@ async def test_known_answers(engine: MariaDb, sandbox: Sandbox) -> None:
     changed, runs."""
     answers = Answers()
     other = MariaDb(sandbox, answers=answers)
-    other._server = engine._server  # the same one, so that no other has to be started
+    other._servers.current = engine._servers.current  # the same one, so that no other has to be started
     for number in range(2):
         await other.begin("shop", read_only=False)
         assert ((2,),) == (await run(other, COUNT)).rows
@@ -232,5 +251,5 @@ async def test_known_answers(engine: MariaDb, sandbox: Sandbox) -> None:
         assert ((0,),) == (await run(other, COUNT)).rows
         assert Restored.ROWS is await other.restore()
         assert 1 + 3 * number == answers.found
-    other._server = None
+    other._servers.current = None
     await other.aclose()

@@ -163,7 +163,7 @@ class FakeServer:
 
 
 async def test_a_session() -> None:
-    """The password is proved, not sent; questions can be asked ahead, and one that nobody waits for is still answered."""
+    """The password is proved, not sent; one can ask ahead, and a question that nobody waits for is still answered."""
     server = FakeServer()
     link = await server.login()
     assert 7 == link.thread
@@ -197,8 +197,8 @@ async def test_sessions_that_end(ending: Callable[[FakeServer], None]) -> None:
     asked = link.ask(encode_command(Command.PING), Reader())
     ending(server)
     async with asyncio.timeout(5):
-        while not link.is_lost:
-            await asyncio.sleep(0.001)
+        await asyncio.wait([asked])
+        assert link.is_lost
         with pytest.raises(LinkLost):
             await asyncio.gather(asked, link.ask(encode_command(Command.PING), Reader()))
     server.theirs.close()

@@ -1,7 +1,7 @@
 """Carries questions to a MariaDB server and its answers back, where nothing outside can reach its socket.
 
-Speaks to the guest as a persistent shell does. A command is "" (say the number of the session) or the number of answers, how
-many bytes of rows are wanted, and packets in base64.
+Speaks to the guest as a persistent shell does. A command is "" (say the number of the session) or the number of
+answers, how many bytes of rows are wanted, and packets in base64.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _answers(sock: socket.socket, count: int, max_bytes: int) -> tuple[list[byte
 
 
 def main(arguments: list[str]) -> None:
-    """Carry until the guest or the server closes the connection; the arguments are the socket, the user, the password."""
+    """Carry until either side closes; the arguments are the socket, the user, the password."""
     with suppress(EOFError, OSError):
         sock, thread = _connect(*arguments)
         commands = Commands()

@@ -1,4 +1,4 @@
-"""The program ``codecraft``: `demo`, `tasks`, `doctor`, `clean`, `images`, `replay` and `export`."""
+"""The program ``codecraft``: `demo`, `eval`, `tasks`, `doctor`, `clean`, `images`, `replay` and `export`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from codecraft_async._tasks_cli import add_tasks_parser, run_tasks
 from codecraft_async._trajectory_cli import add_trajectory_parsers, run_export, run_replay
 from codecraft_async.demo import ROUNDS, DemoOptions, run_demo
 from codecraft_async.doctor import examine, exit_status, render
+from codecraft_async.evaluation.cli import run_eval
+from codecraft_async.evaluation.options import add_eval_parser
 from codecraft_async.llm import LlmError
 from codecraft_curriculum import CurriculumError
 from codecraft_pool import BACKENDS, LaunchError, PoolError, connect_daemon, reap
@@ -41,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     work = {
         "demo": _demo,
+        "eval": run_eval,
         "doctor": _doctor,
         "clean": _clean,
         "images": run_images,
@@ -108,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         "--record", type=Path, metavar="DIR", help="record all episodes there, for codecraft replay and export"
     )
     add_agent_arguments(demo, _positive)
+    add_eval_parser(commands)
     doctor = commands.add_parser("doctor", help="tell what works on this machine, and what to do about what does not")
     doctor.add_argument("--image", metavar="REF", help="also ask whether this image can be had (its registry is asked)")
     clean = commands.add_parser("clean", help="remove what dead processes left, and nothing else")

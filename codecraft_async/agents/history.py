@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -31,23 +32,26 @@ class History:
         """Add what came of the latest answer."""
         self.turns[-1].append(message)
 
-    def window(self, max_tokens: int) -> list[Message]:
+    def window(self, max_tokens: int, max_messages: int | None = None) -> list[Message]:
         """Return what fits into about *max_tokens*: the beginning, and as many of the latest turns as have room.
 
-        The last turn is always there, and so is the beginning; what is too long in either is cut in its middle.
+        With *max_messages* those turns have at most so many messages. The last turn is always there, and so is the
+        beginning; what is too long in either is cut in its middle.
         """
         beginning = [shortened(message, max_tokens // 2) for message in self.beginning]
         left = max_tokens - sum(message.tokens for message in beginning)
+        room = math.inf if max_messages is None else max_messages
         kept: list[list[Message]] = []
         for turn in reversed(self.turns):
             tokens = sum(message.tokens for message in turn)
-            if tokens > left and kept:
+            if (tokens > left or len(turn) > room) and kept:
                 break
             if tokens > left:
                 share = max(_LEAST_TOKENS, left // len(turn))
                 turn = [shortened(message, share) for message in turn]
             kept.append(turn)
             left -= tokens
+            room -= len(turn)
         omitted = len(self.turns) - len(kept)
         if omitted and beginning:
             note = f"\n\n[{omitted} earlier turns of this conversation are left out]"

@@ -24,7 +24,7 @@ class ModelAgent:
     With *use_tools* the actions are functions that the model calls; several calls in one answer are done one after the
     other. Otherwise the model writes an action as the dialect says. An answer without one is returned to the model with
     what is wrong, *max_malformed* times in a row at most. The conversation is cut to *max_history_tokens*, and further
-    if the endpoint says that it is still too long.
+    if the endpoint says that it is still too long; with *max_history_messages*, to so many besides those at its start.
 
     *episode* names the episode for the client: its calls take turns with those of other episodes, and with a cache an
     episode of the same name that is played again gets the same answers, as far as it observes the same.
@@ -41,6 +41,7 @@ class ModelAgent:
         dialect: Dialect | None = None,
         use_tools: bool = False,
         max_history_tokens: int = 24_000,
+        max_history_messages: int | None = None,
         max_malformed: int = 3,
         sampling: Sampling | None = None,
         episode: str = "",
@@ -53,6 +54,7 @@ class ModelAgent:
         self._dialect = dialect or ShellDialect()
         self._use_tools = use_tools
         self._max_history_tokens = max_history_tokens
+        self._max_history_messages = max_history_messages
         self._max_malformed = max_malformed
         self._sampling = sampling
         self._episode = episode
@@ -121,7 +123,7 @@ class ModelAgent:
 
     async def _ask_within(self, max_tokens: int) -> ChatReply:
         reply = await self._model.chat(
-            self._history.window(max_tokens),
+            self._history.window(max_tokens, self._max_history_messages),
             self._dialect.tools if self._use_tools else None,
             sampling=self._sampling,
             salt=f"{self._episode}/{self._asked}",

@@ -94,9 +94,19 @@ def gold_actions(task: EvalTask, environment: str) -> list[str]:
         except CorruptGold:
             function = ""
         return [str(gold), f"submit {function}".strip()]
+    if environment == "ic_swe":
+        return [_applying(str(gold))]
     if isinstance(gold, list | tuple):
         return [";".join(map(str, gold))] if environment == "ic_bash" else [str(each) for each in gold]
     return [str(gold)]
+
+
+def _applying(patch: str) -> str:
+    """Return the command that applies a patch, byte for byte."""
+    end = "END_OF_PATCH"
+    while end in patch:
+        end += "_"
+    return f"git apply --whitespace=nowarn <<'{end}'\n{patch.removesuffix(chr(10))}\n{end}"
 
 
 def _was_not_run(observation: str | None) -> bool:

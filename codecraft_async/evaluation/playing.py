@@ -8,11 +8,12 @@ from typing import Any, Final, cast
 
 from codecraft_async.agents import Agent, AsyncEnv, EpisodePlan, EpisodeResult, run_episodes
 from codecraft_async.agents.episodes import usage_of
+from codecraft_async.evaluation.errors import ModelRefused
 from codecraft_async.evaluation.moves import END, Move
 from codecraft_async.evaluation.records import SUCCESS, EpisodeLog
 from codecraft_async.evaluation.seats import Play, Seat
 from codecraft_async.evaluation.tasks import EvalTask
-from codecraft_async.llm import Usage
+from codecraft_async.llm import EndpointUnreachable, KeyRejected, QuotaExhausted, Usage
 from codecraft_async.vector import AsyncioVectorEnv
 
 __all__ = ["EvalRules", "Evaluation", "evaluate"]
@@ -30,8 +31,9 @@ class EvalRules:
 
     max_turns: int = 10
     stop_at: float | None = SUCCESS
-    retry_submissions: bool = False
-    """A submission that is not worth `stop_at` counts as a turn, and the episode goes on."""
+    hidden_submissions: bool = False
+    """What an agent submits, and in Python each function that it defines, is judged without ending the episode, until
+    it is worth 1."""
     limit_s: float = 3600.0
     """How long an episode may take, in seconds."""
     attempts: int = 2
@@ -69,7 +71,8 @@ async def evaluate(
     ends the episode is its last turn. An episode that ends in a fault is played again after all others.
 
     *on_episode* is called as soon as an episode is over, and for faults with the last attempt only. When a budget is
-    used up, nothing more is begun, and the rest is `left`. Cancellation ends all steps under way.
+    used up, or the endpoint refuses all calls (`ModelRefused`), nothing more is begun, and the rest is `left`.
+    Cancellation ends all steps under way.
 
     Raises:
         ValueError: Two tasks have the same name.
@@ -78,7 +81,7 @@ async def evaluate(
     rules = rules or EvalRules()
     envs = cast("Sequence[AsyncEnv]", env.envs if isinstance(env, AsyncioVectorEnv) else env)
     run = _Run(list(tasks), make_agent, rules, dataset, on_episode)
-    seats = [Seat(each, run.plays, rules.retry_submissions) for each in envs]
+    seats = [Seat(each, run.plays, hides_submissions=rules.hidden_submissions) for each in envs]
     for attempt in range(rules.attempts):
         waiting, run.again, run.is_last = run.again, [], attempt == rules.attempts - 1
         batch = await run_episodes(seats, run.player, map(_plan, waiting), limit_s=rules.limit_s, on_result=run.take)
@@ -169,7 +172,10 @@ class _Player:
         is_solved = bool(turns) and self._play.is_scored and stop_at is not None and turns[-1].reward >= stop_at
         if is_solved or len(turns) >= self._rules.max_turns:
             return END
-        action = await self._agent.act(observation, info)
+        try:
+            action = await self._agent.act(observation, info)
+        except (EndpointUnreachable, KeyRejected, QuotaExhausted) as error:
+            raise ModelRefused(str(error)) from error
         return action if isinstance(action, Move) else Move(action)
 
 

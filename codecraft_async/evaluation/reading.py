@@ -8,7 +8,8 @@ from typing import Any, Final, cast
 
 import orjson
 
-from codecraft_async.evaluation.records import EpisodeLog, LogError, episode_from
+from codecraft_async.evaluation.errors import LogError
+from codecraft_async.evaluation.records import EpisodeLog, episode_from
 
 __all__ = ["EPISODES", "LOG", "read_lines", "read_log"]
 

@@ -7,18 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
+from codecraft_async.evaluation.errors import LogError
 from codecraft_async.llm import Usage
 
-__all__ = ["SUCCESS", "EpisodeLog", "LogError", "Turn", "as_log", "episode_from", "json_value", "printed"]
+__all__ = ["SUCCESS", "EpisodeLog", "Turn", "as_log", "episode_from", "json_value", "printed"]
 
 SUCCESS: Final = 1.0
 """The reward of an episode that counts as solved, as in InterCode."""
 _BLOCKED: Final = "blocked"
 _FINISHED: Final = ("terminated", "truncated")
-
-
-class LogError(ValueError):
-    """A log cannot be read or gone on with; the message names the file, the entry and what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +231,7 @@ def _list(fields: Mapping[str, Any], name: str, where: str) -> list[Any]:
     value = fields.get(name)
     if not isinstance(value, list):
         raise LogError(f"{where}: {name}: expected a list")
-    return cast("list[Any]", value)
+    return value  # pyright: ignore[reportUnknownVariableType]
 
 
 def _reward(value: object, where: str) -> float:
@@ -256,9 +253,9 @@ def json_value(value: object) -> object:
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, Mapping):
-        return {printed(str(key)): json_value(each) for key, each in cast("Mapping[Any, Any]", value).items()}
+        return {printed(str(key)): json_value(each) for key, each in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        return [json_value(each) for each in cast("Sequence[Any]", value)]
+        return [json_value(each) for each in value]
     if hasattr(value, "item"):  # numpy's
         return json_value(cast(Any, value).item())
     if isinstance(value, float):

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
-from codecraft_async._outcome import empty_info
+from codecraft_async._outcome import GraderFailed, empty_info, tell_fault
 from codecraft_async.agents import AsyncEnv
 from codecraft_async.agents.episodes import text_of
 from codecraft_async.evaluation.moves import END, Move
-from codecraft_async.evaluation.records import Turn
+from codecraft_async.evaluation.parsers import defined_function
+from codecraft_async.evaluation.records import SUCCESS, Turn
+from codecraft_pool import PoolError
 
 __all__ = ["WORTH", "Play", "Seat"]
 
@@ -18,6 +20,9 @@ WORTH: Final = "worth"
 """The key of `info` under which agents find what their last action was worth; None where it was not scored."""
 _SKIP: Final = "skip"
 _SUBMIT: Final = "submit"
+_PYTHON: Final = "ic_python"
+_NOT_YET: Final = "That is not right. Keep trying."
+_RIGHT: Final = "That is right."
 _OF_EVERY_STEP: Final = frozenset(empty_info("")) - {"reason"} | {"index", "action_executed"}
 
 
@@ -40,17 +45,16 @@ class Seat:
     NAME: ClassVar[str] = "episode"
     """The reset option that names the episode; the environment does not see it."""
 
-    def __init__(self, env: AsyncEnv, plays: Mapping[str, Play], retry_submissions: bool) -> None:
+    def __init__(self, env: AsyncEnv, plays: Mapping[str, Play], *, hides_submissions: bool) -> None:
         self._env = env
         self._plays = plays
-        self._retry_submissions = retry_submissions
+        self._hides = hides_submissions
         self._play = Play()
         self._info: dict[str, Any] = {}
-        inner: Any = getattr(env, "unwrapped", env)
-        self._name = str(
-            getattr(inner, "name", "") or getattr(getattr(inner, "spec", None), "id", type(inner).__name__)
-        )
-        self._is_scored = bool(getattr(inner, "_score_steps", False))
+        self._inner: Any = getattr(env, "unwrapped", env)
+        self._name = str(getattr(self._inner, "name", type(self._inner).__name__))
+        self._tests_functions = hides_submissions and self._name == _PYTHON
+        self._is_scored = self._tests_functions or bool(getattr(self._inner, "_score_steps", False))
 
     async def areset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -70,14 +74,33 @@ class Seat:
             self._info = {**self._info, WORTH: 0.0 if self._play.is_scored else None}
             self._note(action, action.answer, 0.0, valid=False)
             return action.answer, 0.0, False, False, self._info
-        if action is END and self._play.is_scored:
+        if action is END and (self._hides or self._play.is_scored):
             return await self._env.astep(_SKIP)
+        if self._hides and action is not END and action.startswith(_SUBMIT):
+            return await self._try(action, action.removeprefix(_SUBMIT).strip(), _NOT_YET)
         observation, reward, terminated, truncated, info = await self._env.astep(str(action))
+        function = defined_function(action) if self._tests_functions and not (terminated or truncated) else ""
+        if function:
+            return await self._try(action, function, text_of(observation), has_run=_has_run(info))
         worth = float(info["score"]) if info.get("graded") else float(reward)
         info = self._take(info, worth)
         if info.get("valid", True):
             self._note(action, text_of(observation), worth, valid=_has_run(info))
         return observation, reward, terminated, truncated, info
+
+    async def _try(
+        self, action: Move, submission: str, observation: str, *, has_run: bool = True
+    ) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Find out what a submission is worth; the episode goes on, unless that is all that can be earned."""
+        try:
+            worth, details = await self._inner.ascore(submission)
+        except (GraderFailed, PoolError) as error:
+            self._info = tell_fault(dict(self._info), error)
+            return "", 0.0, False, True, self._info
+        info = self._take({**self._info, **details, "graded": True}, worth)
+        is_solved = worth >= SUCCESS
+        self._note(action, _RIGHT if is_solved and observation is _NOT_YET else observation, worth, valid=has_run)
+        return observation, worth, is_solved, False, info
 
     async def aclose(self) -> None:
         """Leave the environment to its owner."""

@@ -207,8 +207,8 @@ class InterCodeEnv(Episodes, gymnasium.Env[str, str]):
             self._screen.show_step(action, outcome)
         return outcome.observation, outcome.reward, outcome.terminated, outcome.truncated, outcome.info
 
-    async def ascore(self) -> tuple[float, Info]:
-        """Return what a submission would pay now, and what its info would say; the episode goes on.
+    async def ascore(self, submission: str = "") -> tuple[float, Info]:
+        """Return what ``submit`` and *submission* would pay now, and what its info would say; the episode goes on.
 
         Raises:
             ResetNeeded: No episode is under way.
@@ -218,7 +218,11 @@ class InterCodeEnv(Episodes, gymnasium.Env[str, str]):
         with self._faces.turn("score"):
             if not self._playing:
                 raise gymnasium.error.ResetNeeded("no episode is under way: call reset first")
-            return await self._reward()
+            self.submission = submission
+            try:
+                return await self._reward()
+            finally:
+                self.submission = ""
 
     async def aclose(self) -> None:
         """Give the sandbox back, and end it if it is the environment's own. Idempotent."""
@@ -243,9 +247,9 @@ class InterCodeEnv(Episodes, gymnasium.Env[str, str]):
         """As `astep`."""
         return self._faces.drive(self.astep(action))
 
-    def score(self) -> tuple[float, Info]:
+    def score(self, submission: str = "") -> tuple[float, Info]:
         """As `ascore`."""
-        return self._faces.drive(self.ascore())
+        return self._faces.drive(self.ascore(submission))
 
     def close(self) -> None:
         """As `aclose`; after an asynchronous use whose event loop has ended, it lets go of the sandbox."""

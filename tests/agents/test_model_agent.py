@@ -144,6 +144,19 @@ async def test_the_conversation_is_cut_to_its_budget() -> None:
     assert 41 == len(agent.messages)
 
 
+async def test_the_conversation_is_cut_to_a_number_of_messages() -> None:
+    """The beginning stays, and of the rest the last whole turns, one at least."""
+    async with OpenAIServer(otherwise=says(sh("ls"))) as server, client_of(server) as client:
+        for most, left in ((5, 2), (1, 1)):
+            agent = ModelAgent(client, max_history_messages=most)
+            agent.begin("Do it.")
+            for number in range(5):
+                await agent.act(f"o{number}", {})
+            messages = told(server)
+            assert f"Do it.\n\n[{4 - left} earlier turns of this conversation are left out]" == messages[1][1]
+            assert [f"o{number}" for number in range(5 - left, 5)] == [text for _, text in messages[3::2]]
+
+
 async def test_a_context_that_is_smaller_than_thought() -> None:
     """The conversation is cut further until it fits, for the rest of the episode."""
     too_long = fails(400, code="context_length_exceeded")

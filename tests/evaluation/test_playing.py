@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -176,3 +176,56 @@ async def test_thoughts(scored: InterCodeVectorEnv) -> None:
     moves = [Move("echo 7", thought="hm"), Move("echo 1", step="say it")]
     turns = (await evaluate(scored, says(*moves), tasks_of(DATA, [1]))).episodes["1"].turns
     assert [("hm", ""), ("", "say it")] == [(turn.thought, turn.step) for turn in turns]
+
+
+class Flags(Sayings):
+    """Pays 1 for the submission that is the gold, one half for any other, and breaks at one of them."""
+
+    name: ClassVar[str] = "ic_ctf"
+
+    async def get_reward(self) -> tuple[float, dict[str, Any]]:
+        """Look at the submission."""
+        if self.submission == "crash":
+            raise ZeroDivisionError("a bug")
+        return (1.0 if self.submission == self.gold else 0.5), {"submission": self.submission}
+
+
+class Functions(Flags):
+    """The same, in Python."""
+
+    name: ClassVar[str] = "ic_python"
+
+
+async def hidden(env: type[Flags], *moves: str) -> EpisodeLog:
+    """An episode whose submissions do not end it, on the task whose answer is 2."""
+    many = InterCodeVectorEnv(1, env=env, data_path=DATA, backend=FakeLauncher(answer))
+    rules = EvalRules(hidden_submissions=True, max_turns=4, attempts=1)
+    result = await evaluate(many, says(*moves), tasks_of(DATA, [2]), rules=rules)
+    await many.aclose()
+    return result.episodes["2"]
+
+
+async def test_submissions_that_may_be_wrong() -> None:
+    """A wrong flag is a turn, the right one ends the episode, and no turn but those earns anything."""
+    played = await hidden(Flags, "echo 2", "submit 1", "submit 2", "echo 3")
+    assert [("echo 2", 0.0, "2"), ("submit 1", 0.5, "That is not right. Keep trying."), ("submit 2", 1.0, None)] == [
+        (turn.action, turn.reward, turn.observation if turn.reward < 1 else None) for turn in played.turns
+    ]
+    assert (True, "terminated", "2") == (played.is_success, played.end, played.info["submission"])
+    given_up = await hidden(Flags, "submit 1", "skip")
+    assert ([0.5, 0.0], "terminated", 0.5) == (
+        [turn.reward for turn in given_up.turns],
+        given_up.end,
+        given_up.max_reward,
+    )
+    assert ("fault", "grader: ZeroDivisionError: a bug") == (
+        (broken := await hidden(Flags, "submit crash")).end,
+        broken.error,
+    )
+
+
+async def test_functions_are_judged_when_they_are_defined() -> None:
+    """What an action defines is submitted under its name; other actions earn nothing, and no submission is a turn."""
+    played = await hidden(Functions, "echo 2", "def f(x): ...", "def f(x): ...", "def f(x): ...", "never played")
+    assert [0.0, 0.5, 0.5, 0.5] == [turn.reward for turn in played.turns]
+    assert ("f", False, "terminated") == (played.info["submission"], played.is_success, played.end)

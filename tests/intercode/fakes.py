@@ -47,7 +47,11 @@ class Sayings(InterCodeEnv):
             return 0.0, {"corrupt_gold": True}
         async with self.evaluation_sandbox() as sandbox:
             expected = (await sandbox.run(f"echo {self.gold}")).stdout.decode()
-        return float(self.observation == expected), {"agent_obs": self.observation, "eval_obs": expected}
+        return float(self.observation == expected), {
+            "agent_obs": self.observation,
+            "eval_obs": expected,
+            "submission": self.submission,
+        }
 
 
 def sayings(launcher: FakeLauncher | None = None, **options: Any) -> Sayings:

@@ -159,6 +159,7 @@ async def test_scoring_every_step() -> None:
     ]
     assert (0.0, "0") == ((scored := await env.ascore())[0], scored[1]["agent_obs"])
     assert not (await env.astep("echo 1"))[2]
+    assert "2" == (await env.ascore("2"))[1]["submission"] and "" == env.submission
     await env.aclose()
 
 

@@ -51,7 +51,8 @@ class Session:
             each.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, _PATTERN_MAX)
             each.set_progress_handler(self._is_late, _STEPS_PER_LOOK)
             each.set_authorizer(self._authorize)
-        resource.setrlimit(resource.RLIMIT_DATA, (4 * (size + memory_bytes),) * 2)
+        most = 4 * (size + memory_bytes)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # nothing here has a file to write
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 

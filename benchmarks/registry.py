@@ -12,6 +12,7 @@ from benchmarks.rows import (
     acquire,
     docker_start,
     idle,
+    intercode_sql,
     local_start,
     nitrobox,
     overlay,
@@ -45,6 +46,8 @@ MEASUREMENTS: Final = (
     Measurement(idle.ROWS, idle.measure),
     Measurement(nitrobox.ROWS, nitrobox.measure),
     Measurement(swerex.ROWS, swerex.measure),
+    Measurement(intercode_sql.ROWS_RATE, intercode_sql.measure_rate),
+    Measurement(intercode_sql.ROWS_RESET, intercode_sql.measure_reset),
 )
 
 

@@ -84,7 +84,8 @@ class SqlEnv(InterCodeEnv):
         self._read_only = read_only
         self._form = reward
         self._max_rows = max_rows
-        self._golds = golds or SqlGolds()
+        self.golds = SqlGolds() if golds is None else golds
+        """What golds come to, as far as it is known."""
         self._engine: SqlEngine | None = None
         self._database: str | None = None
         self._last: SqlResult | None = None
@@ -163,13 +164,13 @@ class SqlEnv(InterCodeEnv):
         prepared = self._prepared if runs_first else ()
         self._gold_key = (self._source.digest, self._database, prepared, statement, self._form)
         if self._form == "strict" and not self._read_only:
-            await self._golds.loaded(self._source.digest, self.engine)
-        self._known = self._golds.get(self._gold_key)
+            await self.golds.loaded(self._source.digest, self.engine)
+        self._known = self.golds.get(self._gold_key)
         if runs_first and self._known is None:
             self._known = await gold_in_episode(
                 self.engine, statement, limit_s=_GOLD_LIMIT_S, ties=self._form == "strict", sqlite=is_sqlite
             )
-            self._golds.put(self._gold_key, self._known)
+            self.golds.put(self._gold_key, self._known)
             await self.engine.restore()
             await self._begin_again()
             await super()._prepare()
@@ -232,7 +233,7 @@ class SqlEnv(InterCodeEnv):
         parts: list[float] = []
         share, wrong = 1.0, list[str]()
         if self._has_changed or gold.tables is not None:
-            before = gold.before or await self._golds.loaded(self._source.digest, self.engine)
+            before = gold.before or await self.golds.loaded(self._source.digest, self.engine)
             share, wrong = tables_right(before, gold.tables or before, await self.engine.state())
         if gold.tables is not None:
             parts.append(share)
@@ -248,10 +249,10 @@ class SqlEnv(InterCodeEnv):
 
     async def _gold(self) -> SqlGold:
         if self._known is None:
-            self._known = self._golds.get(self._gold_key) or await reading_gold(
+            self._known = self.golds.get(self._gold_key) or await reading_gold(
                 self._run_gold, str(self.gold), ties=self._form == "strict", sqlite=self._source.is_sqlite
             )
-            self._golds.put(self._gold_key, self._known)
+            self.golds.put(self._gold_key, self._known)
         return self._known
 
     async def _run_gold(self, statement: str) -> SqlResult:

@@ -355,4 +355,5 @@ async def test_many_at_once(launcher: LocalLauncher, databases: Path) -> None:
     assert [True, True, True] == infos["action_executed"].tolist()
     _, rewards, *_ = await env.astep(("submit",) * 3)
     assert [0.0, 1.0, 1.0] == rewards.tolist()
+    assert [3, 3, 3] == [len(golds) for golds in env.get_attr("golds")]
     await env.aclose()

@@ -115,14 +115,18 @@ class MariaDb:
             agent = None
         self._user, self._database = user, database
         self._agent = agent = agent or await server.session(*_USERS[read_only])
-        if database is not None:
-            await self._enter(server, agent, database)
+        await self._enter_or_fail(server, agent, database)
         if not self._loaded.is_known:
             self._loaded.has_programs, self._loaded.has_views = await server.has_programs()
             self._loaded.is_known = True
 
-    async def _enter(self, server: Server, link: Link, database: str) -> None:
-        """Make a session as new, in *database*."""
+    async def _enter_or_fail(self, server: Server, link: Link, database: str | None) -> None:
+        error = "" if database is None else await self._enter(server, link, database)
+        if error:
+            raise EpisodeError(f"database {database!r} cannot be used: {error}")
+
+    async def _enter(self, server: Server, link: Link, database: str) -> str:
+        """Make a session as new, in *database*; return why it cannot be there, "" if it is."""
         readers = Reader(), Reader()
         packets = encode_command(Command.RESET) + encode_command(Command.USE, database.encode())
         try:
@@ -131,8 +135,7 @@ class MariaDb:
         except (LinkLost, TimeoutError) as exc:
             server.end()
             raise ServerUnavailable(self._sandbox.id, f"it was lost as a session began: {exc!r}") from exc
-        if readers[1].error:
-            raise EpisodeError(f"database {database!r} cannot be used: {readers[1].error}")
+        return readers[1].error
 
     async def execute(self, statement: str, *, limit_s: float) -> SqlResult:
         """See `SqlEngine.execute`."""
@@ -151,7 +154,10 @@ class MariaDb:
         return await self._execute(statement, effect, key, limit_s)
 
     async def _execute(self, statement: str, effect: Effect, key: Key | None, limit_s: float) -> SqlResult:
+        knew = self._was_lost
         agent = await self._have_session()
+        if self._was_lost and not knew and self._worst > Effect.READ:
+            return SqlResult(error=_ENDED)
         if effect > Effect.READ:
             await self._look_before(effect)
         if self._unrun is not None and key is None:  # a session can ask what the statement before came to
@@ -223,8 +229,7 @@ class MariaDb:
     async def _judged(
         self, server: Server, link: Link, database: str | None, statement: str, limit_s: float
     ) -> tuple[SqlResult, Reader]:
-        if database is not None:
-            await self._enter(server, link, database)
+        await self._enter_or_fail(server, link, database)
         found = await self._run(link, statement, limit_s, server)
         # Else what it has read would stay locked against changes of its definition.
         link.ask(encode_command(Command.QUERY, b"ROLLBACK"), Reader())
@@ -235,7 +240,11 @@ class MariaDb:
         server = await self._have_server()
         if self._before is None or self._worst is Effect.UNKNOWN:
             return self._worst is Effect.READ
-        return (await server.position()).committed == self._before.committed
+        try:
+            return (await server.position()).committed == self._before.committed
+        except ServerLost:
+            self._was_lost = True
+            return True  # for a new one takes its place
 
     async def restore(self) -> Restored:
         """See `SqlEngine.restore`. Cancelled, it leaves the episode to be restored by the next call.
@@ -389,10 +398,15 @@ class MariaDb:
         return server
 
     async def _have_session(self) -> Link:
-        """Return the agent's session; a new one, in the same database, where it was ended."""
+        """Return the agent's session; a new one where it was ended, in the same database if that is there still."""
         server = await self._have_server()
-        if self._agent is None or self._agent.is_lost:
+        if self._agent is not None and not self._agent.is_lost:
+            return self._agent
+        try:
             self._agent = agent = await server.session(*_USERS[self._is_reader])
-            if self._database is not None:
-                await self._enter(server, agent, self._database)
-        return self._agent
+        except ServerUnavailable:  # its end is the reason why the session was ended
+            server = await self._have_server()
+            self._agent = agent = await server.session(*_USERS[self._is_reader])
+        if self._database is not None:
+            await self._enter(server, agent, self._database)
+        return agent

@@ -176,6 +176,10 @@ async def test_no_session_of_ours_can_be_killed(engine: MariaDb) -> None:
     await engine.execute(COUNT, limit_s=LIMIT_S)
     assert ((2,),) == (await run(engine, COUNT)).rows
     assert ((None,),) == (await run(engine, "SELECT LOAD_FILE('/etc/passwd')")).rows
+    await run(engine, "DROP DATABASE shop")
+    await engine.execute("KILL CONNECTION_ID()", limit_s=LIMIT_S)
+    await engine.execute(COUNT, limit_s=LIMIT_S)
+    assert "No database selected" == (await engine.execute(COUNT, limit_s=LIMIT_S)).error
 
 
 async def test_golds_find_the_databases_as_loaded(engine: MariaDb) -> None:

@@ -73,7 +73,7 @@ class MariaDb:
         self._max_bytes = max_bytes
         self._answers = answers
         self._grace_s = grace_s
-        self._loaded = (answers or Answers()).loaded(sandbox.spec.image)
+        self._loaded = (Answers() if answers is None else answers).loaded(sandbox.spec.image)
         self._servers = Servers(sandbox)
         self._agent: Link | None = None
         self._judge: Link | None = None

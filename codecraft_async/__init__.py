@@ -31,8 +31,8 @@ Importing this registers the environments:
     InterCode's bash environment over queries and golds, `intercode.BashEnv`; with ``gymnasium.make_vec`` likewise.
 ``intercode/Python-v0``
     InterCode's Python environment over MBPP-style tasks, `intercode.PythonEnv`; with ``gymnasium.make_vec`` likewise.
-``intercode/Python-v0``
-    InterCode's Python environment, `intercode.PythonEnv`; with ``gymnasium.make_vec`` likewise.
+``intercode/Sql-v0``
+    InterCode's SQL environment over databases, `intercode.SqlEnv`; with ``gymnasium.make_vec`` likewise.
 """
 
 from __future__ import annotations
@@ -75,6 +75,13 @@ gymnasium.register(
     "intercode/Python-v0",
     entry_point="codecraft_async.intercode.python:PythonEnv",
     vector_entry_point="codecraft_async.intercode.python:PythonVectorEnv",
+    nondeterministic=True,
+    disable_env_checker=True,
+)
+gymnasium.register(
+    "intercode/Sql-v0",
+    entry_point="codecraft_async.intercode.sql:SqlEnv",
+    vector_entry_point="codecraft_async.intercode.sql:SqlVectorEnv",
     nondeterministic=True,
     disable_env_checker=True,
 )

@@ -10,6 +10,7 @@ from codecraft_async.intercode.bash import BashEnv, BashVectorEnv
 from codecraft_async.intercode.filesystems import FileTree
 from codecraft_async.intercode.golds import Golds
 from codecraft_async.intercode.python import PythonEnv, PythonVectorEnv
+from codecraft_async.intercode.sql import SqlEnv, SqlVectorEnv
 from codecraft_async.intercode.vector import InterCodeVectorEnv
 
 __all__ = [
@@ -22,4 +23,6 @@ __all__ = [
     "Preprocess",
     "PythonEnv",
     "PythonVectorEnv",
+    "SqlEnv",
+    "SqlVectorEnv",
 ]

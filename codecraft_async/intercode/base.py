@@ -196,6 +196,7 @@ class InterCodeEnv(Episodes, gymnasium.Env[str, str]):
             try:
                 outcome = await self._act(action)
             except (GraderFailed, PoolError) as exc:
+                await self.leave_container()
                 outcome = self._fault(exc)
             outcome.info["steps"] = np.int64(self._steps)
             if self._steps == self._max_steps and not (outcome.terminated or outcome.truncated):
@@ -227,9 +228,12 @@ class InterCodeEnv(Episodes, gymnasium.Env[str, str]):
         """Give the sandbox back, and end it if it is the environment's own. Idempotent."""
         if not self._faces.start_closing(self._abandon):
             return
-        self._tenant.leave()
-        if self._owns_runtime:
-            await self.runtime.aclose()
+        try:
+            await self.leave_container()
+        finally:
+            self._tenant.leave()
+            if self._owns_runtime:
+                await self.runtime.aclose()
 
     # --- the synchronous face ---
 

@@ -90,6 +90,16 @@ class Episodes:
         """
         raise NotImplementedError(f"{type(self).__name__} has no get_reward")
 
+    async def restore_container(self) -> bool:
+        """Make the sandbox at hand as good as new, and return whether it is; if not, another takes its place.
+
+        For a subclass whose sandboxes are dear to begin with: by default another one does.
+        """
+        return False
+
+    async def leave_container(self) -> None:
+        """Let go of what is in the sandbox, which is given back after this, or was lost."""
+
     async def reset_container(self) -> None:
         """Make ready for an episode a sandbox that is as good as new; a subclass may start here what it needs."""
 
@@ -155,19 +165,28 @@ class Episodes:
 
     async def _begin(self) -> None:
         """Have a new sandbox, and prepare it; once more with another where it is lost over that."""
-        started = time.monotonic()
+        started, restore_s = time.monotonic(), 0.0
         for attempt in range(_ATTEMPTS):
             self.info = self._new_info()
             try:
-                await self._tenant.move(self._place)
+                restore_s = await self._have_sandbox(may_stay=attempt == 0)
                 await self.reset_container()
                 await self._prepare()
                 break
             except (SandboxLost, RequestRefused):
                 if attempt == _ATTEMPTS - 1:
                     raise
-        self.info = {**self._new_info(), "wall_s": np.float64(self._tenant.restore_s)}
+        self.info = {**self._new_info(), "wall_s": np.float64(restore_s)}
         LOG.debug("%s: reset to row %s in %.4f s", self.name, self.info["index"], time.monotonic() - started)
+
+    async def _have_sandbox(self, *, may_stay: bool) -> float:
+        """Have one that is as good as new, be it the one at hand; return how long it took to make it so, in seconds."""
+        started = time.monotonic()
+        if may_stay and self._tenant.sandbox is not None and await self.restore_container():
+            return time.monotonic() - started
+        await self.leave_container()
+        await self._tenant.move(self._place)
+        return self._tenant.restore_s
 
     async def _prepare(self) -> None:
         if self._preprocess is None or self.record is None:

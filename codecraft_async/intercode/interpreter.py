@@ -13,12 +13,11 @@ import secrets
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.resources import files
 from itertools import count
 from typing import Final, Literal, cast
 
 from codecraft_async._episode import EpisodeError
+from codecraft_async.intercode.inside import program
 from codecraft_async.pool import WORKSPACE, CommandResult, RequestRefused, Sandbox
 
 __all__ = ["USUAL_MODULES", "Execution", "Interpreter", "InterpreterUnavailable", "Value"]
@@ -111,7 +110,7 @@ class Interpreter:
     ) -> None:
         self._sandbox = sandbox
         self._python = python
-        argv = (python, "-I", "-c", _program(), " ".join(preload))
+        argv = (python, "-I", "-c", program(*_PARTS), " ".join(preload))
         self._shell = sandbox.shell(shell=argv, cwd=cwd, env=env)
         self._seat = 0
         self._seats = count(1)
@@ -228,20 +227,6 @@ class Interpreter:
         restarted = self._unsure or (execution.restarted and not asked)
         self._unsure = False
         return replace(execution, restarted=restarted)
-
-
-@cache
-def _program() -> str:
-    """Return the program that runs inside: the parts as modules, then a call of the last one."""
-    package = f"{__package__}.inside"
-    lines = ["import sys, types"]
-    for part in _PARTS:
-        text = files(package).joinpath(f"{part}.py").read_text(encoding="utf-8")
-        lines += [
-            f"sys.modules[{package + '.' + part!r}] = module = types.ModuleType({package + '.' + part!r})",
-            f"exec(compile({text!r}, '<inside/{part}>', 'exec'), module.__dict__)",
-        ]
-    return "\n".join([*lines, "module.main(sys.argv[1].split())"])
 
 
 def _execution(result: CommandResult, mark: bytes) -> Execution:

@@ -86,6 +86,8 @@ class Channel:
         self._last_words = b""
         self.error: SandboxLost | None = None
         self.on_lost: Callable[[], None] | None = None
+        self.guest_process = 0
+        """The guest as it is numbered on this machine; 0 where the transport cannot tell."""
 
     # --- the transport's side ---
 

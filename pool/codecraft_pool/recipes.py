@@ -54,6 +54,8 @@ _NL2BASH_PACKAGES = (
     *("bash", "bsdmainutils", "coreutils", "cpio", "cron", "curl", "dnsutils", "git", "hashdeep", "imagemagick"),
     *("iputils-ping", "jq", "net-tools", "netbase", "psmisc", "python3", "tree"),
 )
+# The server and its client without what a machine's init system needs of them; Python relays where nothing else can.
+_SQL_PACKAGES = ("mariadb-client-core", "mariadb-server-core", "python3")
 _CHANGES = (
     "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "ENV LANG=C.UTF-8",
@@ -345,7 +347,8 @@ def builtin_recipes() -> dict[str, Recipe]:
     base = DebianRecipe(name="codecraft/base", suite=suite, packages=packages)
     with_c = DebianRecipe(name="codecraft/c", suite=suite, packages=("gcc", *packages, "libc6-dev", "make"))
     nl2bash = DebianRecipe(name="codecraft/nl2bash", suite=suite, packages=_NL2BASH_PACKAGES)
-    return {recipe.name: recipe for recipe in (base, with_c, nl2bash)}
+    sql = DebianRecipe(name="codecraft/sql", suite=suite, packages=_SQL_PACKAGES)
+    return {recipe.name: recipe for recipe in (base, with_c, nl2bash, sql)}
 
 
 __all__ = ["RECIPE_LABEL", "DebianRecipe", "DockerfileRecipe", "Recipe", "builtin_recipes"]

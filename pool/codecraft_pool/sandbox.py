@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
@@ -11,6 +12,7 @@ from codecraft_pool.channel import Channel, RunReply
 from codecraft_pool.checkpoint import Checkpoint
 from codecraft_pool.digest import Digest, DigestEntry
 from codecraft_pool.errors import RequestRefused, SandboxLost, SnapshotError
+from codecraft_pool.inner_sockets import connect_inside
 from codecraft_pool.proof import Baseline, compare
 from codecraft_pool.protocol import AGENT, MAX_READ_BYTES, Data, Done, TreeRestore, WriteFlag, restored
 from codecraft_pool.requests import (
@@ -190,6 +192,21 @@ class Sandbox:
                 raise RequestRefused(self.id, f"read {path!r}", errno.EFBIG, what)
             if len(part.data) < length:
                 return bytes(data)
+
+    def connect(self, path: str) -> socket.socket:
+        """Return a non-blocking connection to the unix socket *path*, for the caller to own.
+
+        That is possible where this process is root, on the machine of a daemon whose sandboxes are spoken to over unix
+        sockets. It ends no later than whoever listens.
+
+        Raises:
+            RequestRefused: Nobody listens there (an OSError; its `errno` says why), or there is no such way from here
+                (errno ENOTSUP).
+            SandboxLost: The sandbox died.
+        """
+        if self._channel.error is not None:
+            raise type(self._channel.error)(self.id, self._channel.error.reason)
+        return connect_inside(self.id, self._channel.guest_process, path)
 
     async def restore(
         self, snapshot: Snapshot | Checkpoint | None = None, *, trust_record: bool = True

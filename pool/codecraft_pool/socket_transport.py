@@ -11,7 +11,6 @@ import asyncio
 import os
 import shutil
 import socket
-import struct
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +19,7 @@ from typing import Final, cast
 
 from codecraft_pool._aio import first_of
 from codecraft_pool.channel import Channel
+from codecraft_pool.inner_sockets import peer_of
 from codecraft_pool.owner import RUN_PREFIX, Owner
 from codecraft_pool.spec import STORE
 
@@ -29,7 +29,6 @@ CHANNEL_FOLDER: Final = f"{STORE}/channel"
 CHANNEL_SOCKET: Final = f"{CHANNEL_FOLDER}/socket"
 _BACKLOG: Final = 4
 _LOOK_S: Final = 1.0
-_CREDENTIALS: Final = struct.Struct("3i")  # unix(7), SO_PEERCRED: pid, uid, gid
 
 
 class RunDirectory:
@@ -138,8 +137,7 @@ def _bind(listener: socket.socket, folder: Path) -> None:
 
 def is_guest(connection: socket.socket, container: str) -> bool:
     """Say whether root, in that container as far as can be seen from here, is at the other end."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    pid, uid = peer_of(connection)
     # A rootless daemon's root is the user who runs it.
     if uid not in (0, os.geteuid()):
         return False
@@ -187,6 +185,7 @@ async def socket_channel(connection: socket.socket, sandbox: str, on_end: Callab
     """
     protocol = _SocketProtocol(on_end)
     protocol.channel = Channel(sandbox, protocol)
+    protocol.channel.guest_process = peer_of(connection)[0]
     try:
         await asyncio.get_running_loop().create_connection(lambda: protocol, sock=connection)
     except BaseException:

@@ -27,6 +27,7 @@ REAPING: Final = frozenset(
         *("backend", "benchmark", "cgroups", "cli", "code_vector", "demo", "demo_metrics", "leftovers", "packaging"),
         *(
             "bash",
+            "hostile_bash",
             "env_branches",
             "guide",
             "killed_containers",

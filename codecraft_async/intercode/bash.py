@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
 import time
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Literal
@@ -11,12 +9,14 @@ from typing import Any, ClassVar, Final, Literal
 import numpy as np
 
 from codecraft_async._observation import decode
+from codecraft_async._outcome import Outcome
 from codecraft_async.intercode.base import InterCodeEnv
-from codecraft_async.intercode.bash_rewards import NO_PARTS, effects, published_reward, strict_reward
+from codecraft_async.intercode.bash_rewards import CUT, NO_PARTS, effects, is_cut, published_reward, strict_reward
 from codecraft_async.intercode.changes import changes_of
-from codecraft_async.intercode.compat import MALFORMED, TIMED_OUT, change_of_directory, mangle, simplify
+from codecraft_async.intercode.compat import MALFORMED, TIMED_OUT, change_of_directory, simplify
 from codecraft_async.intercode.git_view import GitView, is_watched
 from codecraft_async.intercode.golds import GoldOutcome, Golds
+from codecraft_async.intercode.recorded import HOME, MAX_OUTPUT_BYTES, GitTimes, has_background, run_recorded, settle
 from codecraft_async.intercode.vector import InterCodeVectorEnv
 from codecraft_async.intercode.volatile import volatile
 from codecraft_pool import CommandResult, DigestEntry, RequestRefused, Sandbox, Shell
@@ -24,12 +24,8 @@ from codecraft_pool import CommandResult, DigestEntry, RequestRefused, Sandbox, 
 __all__ = ["BashEnv", "BashVectorEnv"]
 
 _BASH: Final = "/bin/bash"
-_HOME: Final = {"HOME": "/root", "USER": "root", "LOGNAME": "root", "PWD": "/"}
 _GOLD_LIMIT_S: Final = 60.0
-_BACKGROUND: Final = re.compile(r"(?<![&>])&(?![&>])")
 _SETTLE_S: Final = 1.0
-_SETTLE_PAUSE_S: Final = 0.01
-_MAX_OUTPUT_BYTES: Final = 8 << 20
 
 
 class BashEnv(InterCodeEnv):
@@ -48,6 +44,8 @@ class BashEnv(InterCodeEnv):
         reward: "strict": only what the gold does pays, its changes of files anywhere, its output, or both. "intercode":
             the published formula, from 0.01 to 1, over what git would show of changes; doing nothing can be paid.
         compat: Commands as InterCode runs them; then `image_name` should be ``FileTree.read(..., compat=True)``.
+        git_times: With *compat*: files that earlier episodes of this environment or their golds have changed have the
+            time of the reset after it, as in InterCode, so that episodes depend on those before them.
         golds: Outcomes that are shared with other environments of this event loop and image.
         options: All those of `InterCodeEnv`.
 
@@ -65,21 +63,28 @@ class BashEnv(InterCodeEnv):
         *args: Any,
         reward: Literal["strict", "intercode"] = "strict",
         compat: bool = False,
+        git_times: bool = False,
         golds: Golds | None = None,
         **options: Any,
     ) -> None:
         if reward not in ("strict", "intercode"):
             raise ValueError(f"reward is {reward!r}; it must be 'strict' or 'intercode'")
+        if git_times and not compat:
+            raise ValueError("git_times is True; that needs compat=True")
         super().__init__(*args, **options)
         self._form = reward
         self._compat = compat
         self._golds = golds or Golds()
+        self._times: GitTimes | None = GitTimes() if git_times else None
+        self._gold_times: GitTimes | None = GitTimes() if git_times else None
         self._shell: Shell | None = None
         self._directory = "/"
         self._began_s = 0.0
         self._first: Mapping[str, DigestEntry] = {}
         self._read: set[str] = set()
         self._has_background = False
+        self._has_times = False
+        self._is_last = False
 
     @classmethod
     def shared_options(cls) -> dict[str, Any]:
@@ -90,7 +95,7 @@ class BashEnv(InterCodeEnv):
         """Start the shell."""
         self._began_s, self._directory, self._read = time.time(), "/", set()
         self._first = (await self.sandbox.layer()).entries
-        self._has_background = False
+        self._has_background, self._has_times = False, False
         self._shell = None  # the one before has ended with its sandbox's restore
         if not self._compat:
             self._shell = await _open_shell(self.sandbox)
@@ -102,30 +107,45 @@ class BashEnv(InterCodeEnv):
             SandboxLost: The sandbox died.
         """
         self._read.update(volatile(action))
-        self._has_background = self._has_background or bool(_BACKGROUND.search(action))
+        self._has_background = self._has_background or has_background(action)
         self.info["volatile"] = ",".join(sorted(self._read))
         if self._compat:
+            await self._set_times(action)
             return await self._execute_as_recorded(action)
         assert self._shell is not None
         if "\0" in action:
             return "a command cannot hold a NUL character"
         try:
-            result = await self._shell.run(action, limit_s=self.command_limit_s, max_output_bytes=_MAX_OUTPUT_BYTES)
+            result = await self._shell.run(action, limit_s=self.command_limit_s, max_output_bytes=MAX_OUTPUT_BYTES)
         except RequestRefused as exc:  # such as: the agent has deleted its bash
             return f"the command cannot be run: {exc.strerror}"
         self._tell(result)
-        note = f"\n[killed: it ran longer than {self.command_limit_s:g} s]" if result.timed_out else ""
+        return self._shown(result)
+
+    def _shown(self, result: CommandResult) -> str:
+        note = f"{CUT}{self.command_limit_s:g} s]" if result.timed_out else ""
         return decode(result.stdout) + note
+
+    async def _set_times(self, command: str) -> None:
+        """Before the first action that reads the clock: what is touched comes to lie in the layer, where directories
+        take no room, which would be seen by those that read the disk."""
+        if self._times is None or self._has_times or "clock" not in volatile(command):
+            return
+        self._has_times = True
+        changes = await changes_of(self.sandbox, self._first)
+        await self._times.apply(self.sandbox, but=changes)
+        now = (await self.sandbox.layer()).entries
+        self._first = {**self._first, **{path: entry for path, entry in now.items() if path not in changes}}
 
     async def _execute_as_recorded(self, action: str) -> str:
         if not action.startswith("cd"):
-            result = await _run_mangled(self.sandbox, action, self._directory, self.command_limit_s)
+            result = await run_recorded(self.sandbox, action, self._directory, self.command_limit_s)
             return self._as_recorded(result)
         wanted = change_of_directory(action)
         if wanted is None:
             return MALFORMED
         target = simplify(self._directory, wanted)
-        result = await _run_mangled(self.sandbox, f"cd {target}", "/", self.command_limit_s)
+        result = await run_recorded(self.sandbox, f"cd {target}", "/", self.command_limit_s)
         if isinstance(result, CommandResult) and result.exit_code == 0:
             self._directory = target
         return self._as_recorded(result)
@@ -153,18 +173,30 @@ class BashEnv(InterCodeEnv):
             cpu_s=np.float64(result.user_s + result.system_s),
         )
 
+    async def _submit(self, action: str) -> Outcome:
+        self._is_last = True
+        try:
+            return await super()._submit(action)
+        finally:
+            self._is_last = False
+
     async def get_reward(self) -> tuple[float, dict[str, Any]]:
-        """Compare files and the last output with the gold's."""
+        """Compare files and the last output with the gold's; nothing runs any more when that is for a submission."""
         info: dict[str, Any]
         command = self._gold_command()
         outcome = await self._gold_outcome(command)
-        if self._has_background:
-            await _settle(self.sandbox, processes=0 if self._shell is None else 1)
+        if self._has_background and not self._compat:
+            await settle(self.sandbox, processes=1, limit_s=_SETTLE_S)
+        if self._is_last:
+            await self.sandbox.end_processes()
         origin, borrow = self._golds.origin, self.evaluation_sandbox
         changes = await changes_of(self.sandbox, self._first)
         if self._form == "intercode":
             first = await origin.everything(is_watched, borrow)
             views = GitView(first, changes), GitView(first, outcome.changes)
+            for times, view in zip((self._times, self._gold_times), views, strict=True):
+                if times is not None:
+                    times.rewrite(view.rewritten())
             reward, info = published_reward(*views, self.observation, outcome)
         elif not self.trajectory:
             reward, info = 0.0, {"reward": dict(NO_PARTS), "differences": []}
@@ -182,7 +214,9 @@ class BashEnv(InterCodeEnv):
             agent_obs=self.observation,
             eval_obs=outcome.output or "",
             corrupt_gold=outcome.failed,
-            volatile=",".join(sorted(self._read | set(volatile(command)))),
+            volatile=",".join(
+                sorted({*self._read, *volatile(command), *(["clock"] if is_cut(outcome.output) else [])})
+            ),
         )
         return reward, info
 
@@ -191,7 +225,7 @@ class BashEnv(InterCodeEnv):
         return ";".join(map(str, gold)) if isinstance(gold, list | tuple) else str(gold)
 
     async def _gold_outcome(self, command: str) -> GoldOutcome:
-        key = (command, self._compat)
+        key = (command, self._compat, self.command_limit_s)
         known = self._golds.get(key)
         if known is not None:
             return known
@@ -202,18 +236,22 @@ class BashEnv(InterCodeEnv):
         return outcome
 
     async def _run_gold(self, sandbox: Sandbox, command: str) -> GoldOutcome:
-        began_s, first = time.time(), (await sandbox.layer()).entries
+        began_s = time.time()
+        if self._gold_times is not None and "clock" in volatile(command):
+            await self._gold_times.apply(sandbox)
+        first = (await sandbox.layer()).entries
         output: str | None
         if self._compat:
-            result = await _run_mangled(sandbox, command, "/", _GOLD_LIMIT_S)
+            result = await run_recorded(sandbox, command, "/", _GOLD_LIMIT_S)
             text = None if isinstance(result, str) else _text(result.stdout)
             failed, output = text is None, text
         else:
-            shell = await _open_shell(sandbox)  # as the agent's commands, with the same texts in the shell's errors
-            ran = await shell.run(command, limit_s=_GOLD_LIMIT_S, max_output_bytes=_MAX_OUTPUT_BYTES)
-            failed, output = ran.timed_out, decode(ran.stdout)
-        if _BACKGROUND.search(command):
-            await _settle(sandbox, processes=0 if self._compat else 1)
+            # As the agent's commands, with the same texts in the shell's errors, and no more time than they have.
+            shell = await _open_shell(sandbox)
+            ran = await shell.run(command, limit_s=self.command_limit_s, max_output_bytes=MAX_OUTPUT_BYTES)
+            failed, output = ran.timed_out and not ran.stdout, self._shown(ran)
+        if has_background(command) and not self._compat:
+            await settle(sandbox, processes=1, limit_s=_SETTLE_S)
         own = frozenset(path for path, entry in first.items() if entry.kind == "file")
         return GoldOutcome(output, await changes_of(sandbox, first), failed, began_s, own)
 
@@ -224,32 +262,9 @@ class BashVectorEnv(InterCodeVectorEnv):
     env_class: ClassVar[type[InterCodeEnv] | None] = BashEnv
 
 
-async def _run_mangled(sandbox: Sandbox, command: str, cwd: str, limit_s: float) -> CommandResult | str:
-    """Run a command as InterCode would; a text is what it says instead of an output."""
-    words = mangle(command)
-    if words is None or any("\0" in word for word in words):
-        return MALFORMED
-    try:
-        return await sandbox.run(
-            words, cwd=cwd, env=_HOME, limit_s=limit_s, max_output_bytes=_MAX_OUTPUT_BYTES, merge_stderr=True
-        )
-    except RequestRefused:
-        return (
-            "OCI runtime exec failed: exec failed: unable to start container process: chdir to cwd "
-            f'("{cwd}") set in config.json failed: no such file or directory: unknown'
-        )
-
-
 async def _open_shell(sandbox: Sandbox) -> Shell:
     """Return a bash in which commands follow one another; the restore of its sandbox ends it."""
-    return await sandbox.shell(cwd="/", env=_HOME, shell=_BASH, merge_stderr=True).__aenter__()
-
-
-async def _settle(sandbox: Sandbox, *, processes: int = 0) -> None:
-    """Give what was left in the background a moment to end: as many processes stay as there are anyway."""
-    deadline = time.monotonic() + _SETTLE_S
-    while time.monotonic() < deadline and (await sandbox.stat()).processes > processes:  # noqa: ASYNC110  # no event tells
-        await asyncio.sleep(_SETTLE_PAUSE_S)
+    return await sandbox.shell(cwd="/", env=HOME, shell=_BASH, merge_stderr=True).__aenter__()
 
 
 def _text(data: bytes) -> str | None:

@@ -13,7 +13,7 @@ from codecraft_async.intercode.golds import GoldOutcome
 from codecraft_async.intercode.similarity import similarity
 from codecraft_pool import DigestEntry
 
-__all__ = ["effects", "published_reward", "strict_reward"]
+__all__ = ["CUT", "effects", "is_cut", "published_reward", "strict_reward"]
 
 _COMPARED: Final = ("A", "??", "C")
 _ORDERED: Final = re.compile(r"\b(sort|tac|nl|rev|shuf|cat -n|seq|ls -\w*[tSr])\b")
@@ -23,9 +23,24 @@ _NOW_SLACK_S: Final = 2.0
 _SHOWN: Final = 50
 _STARTS: Final = re.compile(r"[|;&`(]+")
 _WORD: Final = re.compile(r"[\w.+-]+")
+CUT: Final = "\n[killed: it ran longer than "
+"""What an output ends with that was cut off by a time limit."""
+_CUT_OFF: Final = re.compile(r"^/bin/bash: line \d+: +\d+ (?:Killed|Terminated) |\n\[killed: it ran ", re.MULTILINE)
+_CUT_SHARE: Final = 0.25
+_PROCESS: Final = re.compile(r"\bproc/\d+(/task/\d+)?")
+_LISTED: Final = re.compile(r"^ *(\d+ +)?[dlcb-][rwxstST-]{9} +\d.*$", re.MULTILINE)
+# Blocks, mode and name stay; what goes is the number of links (to /proc, that of processes), size and time.
+_OWN_LISTED: Final = re.compile(
+    r"^( *(?:\d+ +)?)([dl][rwxstST-]{9}) +\d+ \S+ +\S+ +\d+ .{12} (/?(?:dev|etc|proc|sys|\.\.?))$", re.MULTILINE
+)
 NO_PARTS: Final = {"changes": 0.0, "output": 0.0, "command": 0.0}
 
 Effects = Mapping[str, object]
+
+
+def is_cut(output: str | None) -> bool:
+    """Whether an output was cut off by a time limit."""
+    return output is not None and CUT in output
 
 
 def published_reward(
@@ -86,7 +101,8 @@ def strict_reward(
     """Return a reward from 0 to 1 that pays only for what the gold *command* does: its changes, its output, or both.
 
     Changes: the share that is right, of all that either made. Output: 1 if the lines are the gold's, in its order if
-    the gold gives them one; otherwise at most half, by their similarity. Where the gold does neither, there is nothing
+    the gold gives them one; otherwise at most half, by their similarity; where both were cut off by the time limit, one
+    is to be the beginning of the other, and more than a quarter of it. Where the gold does neither, there is nothing
     to compare but itself: the share of its programs that the *actions* name. A change that nobody asked for halves it.
     """
     parts: dict[str, float] = {}
@@ -108,6 +124,10 @@ def strict_reward(
 
 
 def _output(observation: str, expected: str, *, is_ordered: bool) -> float:
+    if is_cut(observation) and is_cut(expected):
+        ours, theirs = sorted((_lines(_CUT_OFF.split(text)[0]) for text in (observation, expected)), key=len)
+        if ours == theirs[: len(ours)] and len(ours) > len(theirs) * _CUT_SHARE:
+            return 1.0
     ours, theirs = _lines(observation), _lines(expected)
     if ours == theirs:
         return 1.0
@@ -119,5 +139,11 @@ def _output(observation: str, expected: str, *, is_ordered: bool) -> float:
 
 
 def _lines(text: str) -> list[str]:
-    """Return the lines without trailing blanks, and without empty ones at the end."""
-    return "\n".join(line.rstrip() for line in text.split("\n")).rstrip("\n").split("\n") if text.strip() else []
+    """Return the lines without trailing blanks, without empty ones at the end, and without what differs from sandbox
+    to sandbox anyway: numbers of processes in paths, and what `ls -l` says of the system's own directories."""
+    if not text.strip():
+        return []
+    text = _PROCESS.sub("proc/N", text)
+    if _OWN_LISTED.search(text):
+        text = _LISTED.sub(lambda found: " ".join(found.group().split()), _OWN_LISTED.sub(r"\1\2 \3", text))
+    return "\n".join(line.rstrip() for line in text.split("\n")).rstrip("\n").split("\n")

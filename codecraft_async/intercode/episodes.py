@@ -103,6 +103,10 @@ class Episodes:
     async def reset_container(self) -> None:
         """Make ready for an episode a sandbox that is as good as new; a subclass may start here what it needs."""
 
+    def get_available_actions(self) -> list[str]:
+        """Return actions for an agent to choose from, if a subclass knows some; any text is one anyway."""
+        return []
+
     @classmethod
     def sandbox_task(cls, image_name: str | Recipe | None, limits: TaskLimits | None) -> Task:
         """Return what kind of sandbox the environment needs, as the task that all its rows are to the pool."""
@@ -149,6 +153,17 @@ class Episodes:
             yield lease.sandbox
         finally:
             lease.release()
+
+    def save_trajectory(self) -> Path:
+        """Write a file of the episode as it is by now, as a submission does, and return its path. Blocking.
+
+        Raises:
+            ValueError: The environment was given no `traj_dir`.
+            OSError: It cannot be written.
+        """
+        if self._traj_dir is None:
+            raise ValueError("there is no directory for trajectories: give a traj_dir")
+        return save_trajectory(self._traj_dir, self.name, self._log_of(float(self.info.get("score", 0.0)), self.info))
 
     # --- an episode ---
 

@@ -23,6 +23,13 @@ from codecraft_pool.recipes import builtin_recipes
 __all__ = ["FileTree"]
 
 _FIELDS: Final = ("path", "type", "mode", "mtime", "uid", "gid", "content_b64", "target", "mtime_set")
+_MADE_S: Final = 1_685_000_000
+# What an installation of Ubuntu's packages leaves in /var/log.
+_LOGS: Final = (
+    *("alternatives.log", "apt/eipp.log.xz", "apt/history.log", "apt/term.log", "bootstrap.log", "btmp", "dpkg.log"),
+    *("faillog", "fontconfig.log", "lastlog", "wtmp"),
+)
+_EMPTY_LOGS: Final = ("btmp", "faillog", "lastlog", "wtmp")
 _TYPES: Final = {"file": tarfile.REGTYPE, "dir": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE}
 
 
@@ -44,8 +51,9 @@ class FileTree:
         ``path``, ``type`` (dir, file or symlink), ``mode`` (octal text), ``mtime``, ``uid``, ``gid``, and
         ``content_b64`` or ``target``.
 
-        With *compat* it is the tree that InterCode's resets leave: without empty directories, and with what its image
-        has at the root, ``.git``, ``.gitignore`` and the set-up script of a file named ``..._N.json``.
+        With *compat* it is the tree that InterCode's resets leave, as old as in its recordings: without empty
+        directories; with what its image has besides, at the root ``.git``, ``.gitignore`` and the set-up script of a
+        file named ``..._N.json``, and the logs of its packages; all made in May 2023, but for times with ``mtime_set``.
 
         Raises:
             TaskFileError: The file cannot be read, or an entry cannot be used; names the file, the entry and the field.
@@ -61,6 +69,8 @@ class FileTree:
         members = [_member(file, number, entry) for number, entry in enumerate(entries)]
         if compat:
             members = [*_without_empty_directories(members), *_of_intercode(file.stem)]
+            for each in members:
+                each.info.mtime = each.info.mtime if each.keeps_time else _MADE_S
         recipe = builtin_recipes().get(base)
         return cls(_tar(members), base, "" if recipe is None else recipe.digest())
 
@@ -89,6 +99,7 @@ class FileTree:
 class _Member:
     info: tarfile.TarInfo
     data: bytes = b""
+    keeps_time: bool = False
 
 
 def _member(file: Path, number: int, value: object) -> _Member:
@@ -117,7 +128,7 @@ def _member(file: Path, number: int, value: object) -> _Member:
         info.size = len(data)
     elif info.issym():
         info.linkname = table.text("target")
-    return _Member(info, data)
+    return _Member(info, data, keeps_time=table.truth("mtime_set", False))
 
 
 def _without_empty_directories(members: list[_Member]) -> list[_Member]:
@@ -128,18 +139,32 @@ def _without_empty_directories(members: list[_Member]) -> list[_Member]:
 
 
 def _of_intercode(stem: str) -> list[_Member]:
-    """Return what lies at the root of InterCode's images besides the tasks' files."""
+    """Return what lies in InterCode's images besides the tasks' files."""
     number = re.search(r"_(\d+)$", stem)
     ignored = "".join(f"{name}\n" for name in sorted(IGNORED)).encode()
     files: Mapping[str, bytes] = {".gitignore": ignored, ".git/HEAD": b"ref: refs/heads/master\n"}
     if number is not None:
         files = {**files, f"setup_nl2b_fs_{number[1]}.sh": b"#!/bin/bash\n"}
-    return [_Member(_plain(name, data), data) for name, data in files.items()]
+    logs = [f"var/log/{name}" for name in _LOGS]
+    folders = [_folder("var/log"), _folder("var/log/apt")]
+    return [*(_Member(_plain(name, data), data) for name, data in files.items()), *folders, *map(_log, logs)]
+
+
+def _log(name: str) -> _Member:
+    """Return a log of the packages' installation; what is in it is nobody's task."""
+    data = b"" if name.endswith(_EMPTY_LOGS) else f"{name}: installed\n".encode()
+    return _Member(_plain(name, data), data)
+
+
+def _folder(name: str) -> _Member:
+    info = _plain(name, b"")
+    info.type, info.mode = tarfile.DIRTYPE, 0o755
+    return _Member(info)
 
 
 def _plain(name: str, data: bytes) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
-    info.size, info.mode, info.mtime = len(data), 0o755 if name.endswith(".sh") else 0o644, 1_685_000_000
+    info.size, info.mode, info.mtime = len(data), 0o755 if name.endswith(".sh") else 0o644, _MADE_S
     return info
 
 

@@ -31,6 +31,8 @@ class GitView:
     def __init__(self, first: Mapping[str, DigestEntry], changes: Changes) -> None:
         self._tracked = {path: entry for path, entry in first.items() if _is_shown(path, entry)}
         self._now: dict[str, DigestEntry] = dict(first)
+        self._first_folders = {path for path, entry in first.items() if entry.kind == "dir"}
+        self._touched = [path for path in changes if is_watched(path)]
         for path, entry in changes.items():
             if not is_watched(path):
                 continue
@@ -66,6 +68,14 @@ class GitView:
                 new = next((parent for parent in _parents(path) if parent not in folders), None)
                 untracked.update(() if new is None else (f"{new}/",))
         return "".join(f"{line}\n" for line in [*lines, *(f"?? {_quoted(path)}" for path in sorted(untracked))])
+
+    def rewritten(self) -> set[str]:
+        """Return what `git reset --hard; git clean -fd` would write anew, and the directories where it would do so."""
+        found = {path for path in self._touched if path in self._tracked}
+        found |= {path for path in self._tracked if path not in self._now}
+        shown = {path for path in self._touched if path in self._now and _is_shown(path, self._now[path])}
+        folders = {parents[-1] for path in found | shown if (parents := _parents(path))}
+        return found | {folder for folder in folders if folder in self._first_folders}
 
     def pairs(self) -> set[tuple[str, str]]:
         """Return (path, status) as InterCode reads it: the words of the lines, two by two.

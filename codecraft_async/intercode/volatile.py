@@ -3,22 +3,49 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["volatile"]
+__all__ = ["explain", "volatile"]
 
+_TREE: Final = r"(\.?/?|\*|\$\W?\w+\W?)( |$)"  # of commands at the root of the file system: all of it
 _CLASSES: Final = {
     "clock": r"\b(date|cal|ncal|uptime|w|touch)\b|-(m|a|c)(time|min)\b|-newer|\$(EPOCH\w*|SECONDS)\b|\bls\b.* -\w*l",
-    "disk": r"\b(df|du|free|mount|lsblk|fdisk|stat -f)\b",
+    "disk": r"\bls\b.* -\w*[ls]|\b(df|du|free|mount|lsblk|fdisk|stat -f)\b",
     "environment": r"\b(env|printenv|export -p|set)\b|\$(\w*HOST\w*|HOME|PATH|USER)\b|\bhostname\b",
-    "kernel": r"\b(uname|nproc|lscpu|dmesg|sysctl)\b",
+    # A search of the whole tree walks through /proc and /sys.
+    "kernel": r"\b(uname|nproc|lscpu|dmesg|sysctl)\b|/(proc|sys)\b"
+    rf"|\bfind( -[a-z]{{2}}| {_TREE}| \S+ / )|\b(du|tree)( -\w+)* {_TREE}|\b[efz]?grep\b.* -\w*[rR]\w* .* {_TREE}",
     "network": r"\b(ping|dig|nslookup|host|curl|wget|ifconfig|netstat|ip|ss|traceroute)\b",
     "processes": r"\b(ps|top|pstree|pgrep|pidof|who|w|last|jobs|lsof|fuser)\b|\$\$|\$PPID\b|\$BASHPID\b",
     "random": r"\$(RANDOM|SRANDOM)\b|\b(shuf|mktemp|urandom)\b|\bsort -R",
 }
-_PATTERNS: Final = {name: re.compile(pattern) for name, pattern in _CLASSES.items()}
+_PATTERNS: Final = {name: re.compile(pattern.replace(r"\b(", r"(?<![\w.-])(")) for name, pattern in _CLASSES.items()}
 
 
 def volatile(command: str) -> tuple[str, ...]:
     """Return what, besides files, a command seems to read, by its text: "clock", "disk", "network", ... in order."""
     return tuple(name for name, pattern in _PATTERNS.items() if pattern.search(command))
+
+
+# The host's name is part of its network, and the kernel is a tool whose version shows in /proc and /sys.
+_NAMED: Final = {"environment": "network", "kernel": "tool version", "random": "processes"}
+# bash 5.2 tells of a quote that is not closed in one line, 5.1 in two; readline 8.2 and 8.1 name keys differently.
+_TOOLS_WORDS: Final = re.compile(r"unexpected EOF while looking for matching")
+_TOOLS_TABLES: Final = re.compile(r"\bbind -[pPsSvVX]")
+
+
+def explain(commands: Iterable[str], recorded: str, observed: str) -> tuple[str, ...]:
+    """Return why an action may be paid otherwise than where it was recorded: some of "clock", "disk", "network",
+    "processes" and "tool version"; nothing if it should not.
+
+    *commands* are the gold and the episode's actions up to that one, *recorded* and *observed* what the action printed
+    there and here.
+    """
+    texts = list(commands)
+    if recorded != observed and (
+        (_TOOLS_WORDS.search(recorded) and _TOOLS_WORDS.search(observed))
+        or any(_TOOLS_TABLES.search(text) for text in texts)
+    ):
+        return ("tool version",)
+    return tuple(sorted({_NAMED.get(name, name) for text in texts for name in volatile(text)}))

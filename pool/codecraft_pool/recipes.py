@@ -52,7 +52,7 @@ _CUSTOMIZE = " && ".join(
 # What the commands of the NL2Bash tasks use.
 _NL2BASH_PACKAGES = (
     *("bash", "bsdmainutils", "coreutils", "cpio", "cron", "curl", "dnsutils", "git", "hashdeep", "imagemagick"),
-    *("iputils-ping", "jq", "net-tools", "netbase", "psmisc", "python3", "tree"),
+    *("iputils-ping", "jq", "net-tools", "netbase", "procps", "psmisc", "python3", "tree"),
 )
 # The server and its client without what a machine's init system needs of them; Python relays where nothing else can.
 _SQL_PACKAGES = ("mariadb-client-core", "mariadb-server-core", "python3")

@@ -11,6 +11,7 @@
 #define USAGE "usage: guest [--agent UID:GID | --agent self] [--max-processes N] [--connect PATH] [--seccomp] " \
 	      "[--root DIR [--better-root DIR] [--layer MIB:FILES] [--tree DIR]...] [--copy-root DIR] [--version]"
 #define EXIT_USAGE 2
+#define ARGUMENTS_MAX 128
 
 static struct guest guest; /* zeroed, and too large for a stack */
 
@@ -136,10 +137,41 @@ static int must_be_first(void)
 	return 0;
 }
 
+/* Copies, for what is told of the arguments below is written over them. */
+static char **copy_arguments(int argc, char **argv)
+{
+	static char *copies[ARGUMENTS_MAX + 1];
+
+	if (argc < 1 || argc > ARGUMENTS_MAX)
+		return NULL;
+	for (int i = 0; i < argc; i++)
+		if ((copies[i] = strdup(argv[i])) == NULL)
+			return NULL;
+	return copies;
+}
+
+/* Root's commands list processes, and what they print is compared from sandbox to sandbox: all are to say the same of
+ * process 1. A last byte that is no NUL makes the kernel show what stands at the beginning (proc(5), setproctitle). */
+static void tell_no_arguments(int argc, char **argv)
+{
+	static const char name[] = "guest";
+	char *end = argv[argc - 1] + strlen(argv[argc - 1]);
+
+	if ((size_t)(end - argv[0]) <= sizeof name)
+		return;
+	memset(argv[0], 0, (size_t)(end - argv[0]));
+	memcpy(argv[0], name, sizeof name);
+	*end = '.';
+}
+
 int main(int argc, char **argv)
 {
-	if (parse_options(argc, argv, &guest.options) || must_be_first())
+	char **arguments = copy_arguments(argc, argv);
+
+	if (arguments == NULL || parse_options(argc, arguments, &guest.options) || must_be_first())
 		return EXIT_USAGE;
+	if (guest.options.root.layer)
+		tell_no_arguments(argc, argv);
 	if (take_channel(&guest))
 		return 1;
 	if (take_signals(&guest) || look_around(&guest) || root_copy(&guest) || root_enter(&guest) ||

@@ -20,7 +20,8 @@
 #define BASE ROOT_BASE
 #define UPPER ROOT_UPPER
 #define WORK STAGE "/work"
-#define OWN_FILES 12u /* of the stage itself: directories and the files of /etc */
+#define NOTHING STAGE "/nothing"
+#define OWN_FILES 13u /* of the stage itself: directories and the files of /etc */
 #define BUSY_NS (2 * NS_PER_S) /* the kernel may still be closing what the killed had sent to each other */
 #define BUSY_PAUSE_US 500
 
@@ -157,6 +158,25 @@ static int carry(const struct guest *guest, const char *path, unsigned long flag
 	return found < 0 || mount_on(path, target, NULL, MS_BIND | flags, NULL, why);
 }
 
+/* Under a layer commands are root, for whom the guest's files in /proc are a few that may not even be listed; searches
+ * of the whole tree would complain of them. They are shown empty instead. */
+static int hide_own_lists(struct failure *why)
+{
+	static const char *const lists[] = {"fdinfo", "map_files", "task/1/fdinfo"};
+	char path[PATH_BYTES];
+	struct stat status;
+
+	if (make_dir(NOTHING, 0500, why))
+		return 1;
+	for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+		snprintf(path, sizeof path, BASE "/proc/1/%s", lists[i]);
+		if (stat(path, &status) == 0 &&
+		    (mount_on(NOTHING, path, NULL, MS_BIND, NULL, why) || make_read_only(path, MS_NOSUID | MS_NODEV, why)))
+			return 1;
+	}
+	return 0;
+}
+
 /* Through a writable /proc root could set the guest's own scores and, its files being one for the whole machine,
  * change their modes for everybody. */
 static int carry_system(const struct guest *guest, struct failure *why)
@@ -228,7 +248,7 @@ static int build(struct guest *guest, struct failure *why)
 	           make_read_only(BASE, MS_NOSUID | MS_NODEV, why) || carry_etc(why)) {
 		return 1;
 	}
-	if (carry_system(guest, why))
+	if (carry_system(guest, why) || (own->layer && hide_own_lists(why)))
 		return 1;
 	for (uint32_t i = 0; i < own->trees_count; i++)
 		if ((own->layer && make_place(own->trees[i], why)) || carry(guest, own->trees[i], 0, why))

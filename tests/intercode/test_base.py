@@ -149,6 +149,25 @@ async def test_trajectory_files(tmp_path: Path) -> None:
     assert ("1", True) == (first["info"]["agent_obs"], first["info"]["action_executed"])
 
 
+async def test_an_unfinished_trajectory(tmp_path: Path) -> None:
+    """It can be written at any time, where there is a directory for it; an environment may know actions."""
+    env = sayings(traj_dir=tmp_path)
+    await env.areset(index=1)
+    await env.astep("echo 1")
+    log = json.loads(env.save_trajectory().read_bytes())
+    assert ([{"action": "echo 1", "observation": "1"}], 0.0, "say 1") == (
+        log["trajectory"],
+        log["reward"],
+        log["query"],
+    )
+    assert [] == env.get_available_actions()
+    await env.aclose()
+    env = sayings()
+    with pytest.raises(ValueError, match="give a traj_dir"):
+        env.save_trajectory()
+    await env.aclose()
+
+
 async def test_scoring_every_step() -> None:
     """With `score_steps` info tells what a submission would pay; the reward is paid once, by the submission."""
     env = sayings(score_steps=True)

@@ -95,26 +95,21 @@ async def test_what_is_not_paid(env: BashEnv) -> None:
     assert 0.0 == (await played(env, 1, "echo y > /t/new"))[0]
 
 
-async def test_destroyed_sandboxes(env: BashEnv) -> None:
-    """An agent that deletes its bash, or all there is, loses its episode; the next one is as the first."""
-    for ruin in (
-        "rm -f /bin/bash /bin/sh",
-        "rm -rf --no-preserve-root / 2>/dev/null",
-        "kill -9 -1",
-        "head -c 2G /dev/zero > /x",
-    ):
-        await env.areset(index=0)
-        observed = (await env.astep("stat -c %Y /t /t/f /usr/bin; ls -A / /t"))[0]
-        await env.astep(ruin)
-        await env.astep("true")
-        assert 1.0 > (await env.astep("submit"))[1]
-        await env.areset(index=0)
-        assert observed == (await env.astep("stat -c %Y /t /t/f /usr/bin; ls -A / /t"))[0]
-    assert 1.0 == (await played(env, 0, "find /t -type f"))[0]
+async def test_nothing_runs_while_a_submission_is_compared(env: BashEnv) -> None:
+    """A daemon that waits for it ends before it; in between, it lives on."""
+    await env.areset(index=1)
+    await env.astep("echo x > /t/new; (while sleep 0.01; do date +%N > /srv/now; done) >/dev/null 2>&1 &")
+    before = (await env.astep("cat /srv/now"))[0]
+    assert before != (await env.astep("sleep 0.1; cat /srv/now"))[0]
+    _, reward, *_, info = await env.astep("submit")
+    assert pytest.approx(1 / 3) == reward
+    assert ["/etc/group", "/srv/now"] == info["differences"]
+    assert 0 == (await env.sandbox.stat()).processes
 
 
 async def test_as_recorded(tree: FileTree) -> None:
-    """Compatible commands: quotes are lost, `cd` is guessed, nothing else lasts, and the published formula pays."""
+    """Compatible commands: quotes are lost, `cd` is guessed, nothing else lasts, and the published formula pays; jobs
+    are listened to until they have ended, two seconds at most, as the daemon does."""
     env = BashEnv(tree, data_path=DATA, backend="docker", compat=True, reward="intercode", command_limit_s=1.0)
     await env.areset(index=0)
     actions = [
@@ -133,10 +128,33 @@ async def test_as_recorded(tree: FileTree) -> None:
     assert "No such file" in seen[7]
     assert "f\n" in seen[8] and "OCI runtime exec failed" in (await env.astep("pwd"))[0]
     await env.areset(index=0)
+    jobs = ("(sleep 0.2; echo b) & echo a", "sleep 99 & echo a", "ls -A /dev/shm | wc -l")
+    assert ["a\nb\n", "a\n", "0\n"] == [(await env.astep(each))[0] for each in jobs]
+    await env.areset(index=0)
     await env.astep("echo hello")
     await env.astep("cd /t/")
     observation, reward, *_ = await env.astep("submit")
     assert ("", 0.67) == (observation, reward)
+    await env.aclose()
+
+
+TIMES: Final = Dataset.from_rows(
+    [{"query": "Delete what is old.", "gold": "find /t -mtime +7 -name f -delete"}, {"query": "Which are old?"}],
+    name="times",
+)
+
+
+async def test_times_that_resets_leave(tree: FileTree) -> None:
+    """Files that an episode, or its gold, has changed are new to those that follow, if so asked."""
+    options: dict[str, Any] = {"compat": True, "reward": "intercode", "score_steps": True, "git_times": True}
+    env = BashEnv(tree, data_path=TIMES, backend="docker", **options)
+    await env.areset(index=0)
+    scores = [(await env.astep("true"))[4]["score"] for _ in range(2)]
+    assert pytest.approx([0.72, 1.0]) == scores  # the gold deletes a file, and finds nothing old the second time
+    await env.astep("rm /t/f")
+    for action, count in (("find /t -type f -mtime +7", 0), ("find /t -type l -mtime +7", 1)):
+        await env.areset(index=1)
+        assert count == len((await env.astep(action))[0].splitlines())
     await env.aclose()
 
 
@@ -153,12 +171,16 @@ async def golds_paid(number: str, rows: tuple[int, ...], **options: Any) -> dict
         sampler="sequential",
         backend="docker",
         autoreset_mode="Disabled",
+        prove_every=1,
         **options,
     )
     try:
         await env.areset()
         await env.astep(tuple(str(record.gold) for record in data))
         _, rewards, *_ = await env.astep(("submit",) * len(rows))
+        await env.areset()
+        stats = (await env.runtime.pool()).stats()
+        assert (0, 0) == (stats.failed_proofs, stats.proof_errors) and stats.proofs >= len(rows)
         return dict(zip(rows, rewards.tolist(), strict=True))
     finally:
         await env.aclose()
@@ -167,7 +189,7 @@ async def golds_paid(number: str, rows: tuple[int, ...], **options: Any) -> dict
 @pytest.mark.parametrize("number", SAMPLE)
 @pytest.mark.parametrize("form", ["compat", "strict"])
 async def test_golds_of_nl2bash(base_image: str, number: str, form: str) -> None:
-    """A sample of the golds that depend on files alone: all earn 1, under either reward."""
+    """A sample of the golds that depend on files alone: all earn 1, under either reward; every restore is proved."""
     rows = SAMPLE[number]
     options: dict[str, Any] = {"compat": True, "reward": "intercode"} if form == "compat" else {}
     assert dict.fromkeys(rows, 1.0) == await golds_paid(number, rows, **options)

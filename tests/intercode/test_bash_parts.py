@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from codecraft_async.intercode import FileTree
-from codecraft_async.intercode.bash_rewards import effects, published_reward, strict_reward
+from codecraft_async.intercode.bash_rewards import CUT, effects, published_reward, strict_reward
 from codecraft_async.intercode.compat import change_of_directory, mangle, simplify
 from codecraft_async.intercode.git_view import GitView, is_watched
 from codecraft_async.intercode.golds import GoldOutcome
 from codecraft_async.intercode.similarity import similarity
-from codecraft_async.intercode.volatile import volatile
+from codecraft_async.intercode.volatile import explain, volatile
 from codecraft_curriculum import TaskFileError
 from codecraft_pool import DigestEntry
 
@@ -114,6 +114,19 @@ def test_gits_view_of_what_is_gone() -> None:
     assert not is_watched("/testbed/var/x") and is_watched("/mnt/x")
 
 
+def test_what_a_git_reset_writes_anew() -> None:
+    """What was changed or removed, and the directories where anything was; no new files, nothing that is ignored."""
+    changes = {
+        "/testbed/sub": None,
+        "/testbed/a.txt": entry(content="y"),
+        "/testbed/empty/new": entry(),
+        "/etc/x": entry(),
+    }
+    expected = {"/testbed/sub/b.py", "/testbed/a.txt", "/testbed", "/testbed/sub", "/testbed/empty"}
+    assert expected == GitView(FIRST, changes).rewritten()
+    assert set() == GitView(FIRST, {"/testbed/sub": entry("dir")}).rewritten()
+
+
 def test_names_with_blanks() -> None:
     """They are quoted as git does, which InterCode splits at the blank: the odd word is left out."""
     view = GitView(FIRST, {"/testbed/a b": entry()})
@@ -163,6 +176,25 @@ def test_the_strict_reward() -> None:
     assert 1.0 == strict({"/x": 1}, {"/x": 1}, "noise", "")
 
 
+def test_what_differs_anyway() -> None:
+    """Numbers of processes in paths, and listings of the system's own directories, are the same everywhere."""
+    ours = "total 4\n0 dr-xr-xr-x  99 root root   0 Nov 20 18:59 proc\n4 drwxr-xr-x   2 root root 4096 May 25 2023 t"
+    theirs = ours.replace(" 99", "101").replace("18:59", "19:00")
+    assert [1.0, 1.0] == [strict({}, {}, ours, theirs), strict({}, {}, "proc/7/mem: x", "proc/19/mem: x")]
+    assert 1.0 > strict({}, {}, ours, theirs.replace("4096", "4097"))
+    assert 1.0 > strict({}, {}, ours.replace("dr-x", "drwx"), theirs)
+
+
+def test_golds_that_the_limit_cuts_off() -> None:
+    """Who is cut off as well must have printed the same until then; a quarter of it is enough."""
+    lines = [f"grep: file {number}" for number in range(8)]
+    cut = f"\n/bin/bash: line 1:    7 Killed    grep -r x\n{CUT}10 s]"
+    gold = "\n".join(lines) + cut
+    assert [1.0, 1.0] == [strict({}, {}, "\n".join(lines[:count]) + cut, gold) for count in (3, 8)]
+    for wrong in ("\n".join(lines[:1]) + cut, "\n".join(lines[1:]) + cut, "\n".join(lines), cut):
+        assert 0.6 > strict({}, {}, wrong, gold)
+
+
 def test_golds_that_show_nothing() -> None:
     """Where a gold neither prints nor changes anything, an action must at least name its programs."""
     assert 0.0 == strict({}, {}, "", "", command="find / -perm 553 | sort")
@@ -194,9 +226,40 @@ def test_effects_of_commands() -> None:
 
 def test_volatile_commands() -> None:
     """What a command reads besides files is told by its text."""
-    cases = {"ls -R": (), "find . -mtime +7": ("clock",), "df . | ps": ("disk", "processes"), "echo $$": ("processes",)}
+    cases = {
+        "ls -R": (),
+        "find /t -mtime +7": ("clock",),
+        "df . | ps": ("disk", "processes"),
+        "echo $$": ("processes",),
+    }
     cases |= {"dig x": ("network",), "env": ("environment",), "uname -a": ("kernel",), "echo $RANDOM": ("random",)}
+    cases |= {
+        "wc -w x": (),
+        "find /t -name x": (),
+        "grep -r x /t": (),
+        "du -sh /t": ("disk",),
+        "ls -ls": ("clock", "disk"),
+    }
+    walks = (
+        "find -name x",
+        "find . -type f",
+        "find ${D} -type f",
+        "find /t / -name x",
+        "grep -rl x .",
+        "grep -r x * | wc",
+    )
+    cases |= dict.fromkeys((*walks, "tree /"), ("kernel",))
     assert cases == {command: volatile(command) for command in cases}
+
+
+def test_why_an_action_is_paid_otherwise() -> None:
+    """By what gold and actions read; by what tools say in other words; by nothing where only files are read."""
+    quote = "x: -c: line 1: unexpected EOF while looking for matching `)'"
+    assert ("tool version",) == explain(["ls", 'cd "$(a)"'], f"{quote}\nx: syntax error", quote)
+    assert ("tool version",) == explain(["bind -P"], '"\\M-b"', '"\\eb"')
+    assert ("clock", "network") == explain(["date", "dig x"], "a", "b")
+    assert ("network", "tool version") == explain(["hostname", "find / -name x"], "a", "a")
+    assert () == explain(["ls /t", "cat /t/f"], "a", "b")
 
 
 ENTRIES: list[dict[str, Any]] = [
@@ -226,7 +289,9 @@ def test_file_trees(tmp_path: Path) -> None:
             archive.extractfile(info).read(),  # type: ignore[union-attr]  # it is a file
         )
     compat = FileTree.read(file, compat=True)
-    assert ["t", "t/f", "t/l", ".gitignore", ".git/HEAD", "setup_nl2b_fs_1.sh"] == listed(compat)
+    found = listed(compat)
+    assert ["t", "t/f", "t/l", ".gitignore", ".git/HEAD", "setup_nl2b_fs_1.sh", "var/log", "var/log/apt"] == found[:8]
+    assert "var/log/dpkg.log" in found
     assert f"codecraft/nl2bash-files-{tree.digest()}" == tree.name != compat.name
 
 

@@ -144,6 +144,12 @@ async def test_time_of_a_reset(sandbox: Sandbox) -> None:
     assert median(took) < 1.0  # a hundred times what it takes on a quiet machine: the machine may be busy
 
 
+async def test_process_1_is_the_same_everywhere(sandbox: Sandbox) -> None:
+    """A search of the whole tree meets nothing that it may not list, and lists of processes name no sandbox's numbers."""
+    assert "" == await printed(sandbox, "find /proc /sys /dev / -xdev 2>&1 >/dev/null | grep -i denied")
+    assert "guest\0" == await printed(sandbox, "cat /proc/1/cmdline")
+
+
 # --- an attacker ------------------------------------------------------------------------------------------------------
 
 
@@ -197,7 +203,9 @@ attempt("prlimit", lambda: resource.prlimit(1, resource.RLIMIT_NOFILE, (1, 1)))
 attempt("setpriority", lambda: os.setpriority(os.PRIO_PROCESS, 1, 19))
 attempt("affinity", lambda: os.sched_setaffinity(1, {0}))
 attempt("mem", lambda: open("/proc/1/mem", "r+b"))
-for name in ("map_files", "root", "cwd"):
+for name in ("map_files", "fdinfo", "task/1/fdinfo"):
+    attempt(name, lambda: os.listdir(f"/proc/1/{name}/") or -1)  # empty ones are shown in their places
+for name in ("root", "cwd"):
     attempt(name, lambda: os.listdir(f"/proc/1/{name}/"))
 for number in os.listdir("/proc/1/fd"):  # their numbers are no secret
     attempt(f"fd {number}", lambda: os.readlink(f"/proc/1/fd/{number}"))

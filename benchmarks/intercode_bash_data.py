@@ -1,0 +1,133 @@
+"""InterCode's bash data: what golds, recorded actions and doing nothing are paid, each restore proved clean."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from benchmarks.proofs import EVERY, Proofs
+from benchmarks.recordings import Recording
+from codecraft_async.agents import Agent
+from codecraft_async.evaluation import (
+    EpisodeLog,
+    EvalRules,
+    EvalTask,
+    GoldAgent,
+    MovesAgent,
+    ReplayAgent,
+    Turn,
+    evaluate,
+    tasks_of,
+)
+from codecraft_async.intercode import BashVectorEnv
+from codecraft_async.intercode.volatile import volatile
+
+TOLERANCE: Final = 0.005
+"""How far apart two rewards may be that count as the same."""
+COMPAT: Final[Mapping[str, Any]] = {"compat": True, "reward": "intercode"}
+_ENVS: Final = 8
+_MAX_TURNS: Final = 20
+_TO_THE_END: Final = EvalRules(max_turns=_MAX_TURNS, stop_at=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """A recorded action whose reward is another one now, and what of the machine it reads ("" if nothing is known)."""
+
+    row: int
+    step: int
+    action: str
+    recorded: float
+    ours: float
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.row}.{self.step}: {self.recorded:g} then, {self.ours:g} now ({self.why or '?'}): {self.action}"
+
+
+def rows_of(recording: Recording, every: int) -> list[int]:
+    """Return every *every*-th row of the tasks."""
+    return list(range(0, len(recording.tasks), every))
+
+
+async def golds_paid(recording: Recording, rows: Sequence[int], proofs: Proofs, **options: Any) -> dict[int, float]:
+    """Return what each gold earns that is run as an action and submitted, by row."""
+    return await _paid(recording, rows, lambda task: GoldAgent(task, "ic_bash"), proofs, **options)
+
+
+async def nothing_paid(
+    recording: Recording, rows: Sequence[int], actions: Sequence[str], proofs: Proofs, **options: Any
+) -> dict[int, float]:
+    """Return what a submission earns after *actions* that have nothing to do with the tasks, by row."""
+    return await _paid(recording, rows, lambda _: MovesAgent(actions), proofs, **options)
+
+
+async def _paid(
+    recording: Recording,
+    rows: Sequence[int],
+    make_agent: Callable[[EvalTask], Agent],
+    proofs: Proofs,
+    **options: Any,
+) -> dict[int, float]:
+    async with proofs.of(_open(recording, min(_ENVS, len(rows)), **options)) as env:
+        done = await evaluate(env, make_agent, tasks_of(recording.tasks, rows), rules=_TO_THE_END)
+    return {row: _last(done.episodes[str(row)]) for row in rows}
+
+
+def _last(episode: EpisodeLog) -> float:
+    """Return what the submission earned; NaN where a fault has ended the episode."""
+    return math.nan if episode.end == "fault" or not episode.turns else episode.turns[-1].reward
+
+
+def _open(recording: Recording, envs: int, **options: Any) -> BashVectorEnv:
+    return BashVectorEnv(
+        envs,
+        image_name=recording.tree(compat=bool(options.get("compat"))),
+        data_path=recording.tasks,
+        backend="docker",
+        autoreset_mode="Disabled",
+        prove_every=EVERY,
+        **options,
+    )
+
+
+async def replay(recordings: Sequence[Recording], every: int, proofs: Proofs) -> tuple[int, list[Miss]]:
+    """Do the recorded actions again, with the reward after each; return how many there were, and the misses.
+
+    Episodes of a file system follow one another in one environment, as they were recorded: the times of files tell
+    later ones what earlier ones have changed.
+    """
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_replay(each, rows_of(each, every), proofs)) for each in recordings]
+    counts, misses = zip(*(task.result() for task in tasks), strict=True)
+    return sum(counts), [miss for some in misses for miss in some]
+
+
+async def _replay(recording: Recording, rows: Sequence[int], proofs: Proofs) -> tuple[int, list[Miss]]:
+    async with proofs.of(_open(recording, 1, **COMPAT, git_times=True, score_steps=True)) as env:
+        done = await evaluate(
+            env,
+            lambda task: ReplayAgent(recording.episodes[int(task.id)]),
+            tasks_of(recording.tasks, rows),
+            rules=_TO_THE_END,
+        )
+    steps, misses = 0, list[Miss]()
+    for row in rows:
+        recorded, ours = recording.episodes[row].turns, done.episodes[str(row)].turns
+        steps += len(recorded)
+        misses += _misses(row, str(recording.tasks[row].gold), recorded, ours)
+    return steps, misses
+
+
+def _misses(row: int, gold: str, recorded: Sequence[Turn], ours: Sequence[Turn]) -> list[Miss]:
+    found: list[Miss] = []
+    read = set(volatile(gold))
+    for step, turn in enumerate(recorded):
+        read |= set(volatile(turn.action))  # what an action has written stays for those after it
+        reward = ours[step].reward if step < len(ours) else math.nan
+        if not abs(reward - turn.reward) <= TOLERANCE:
+            found.append(Miss(row, step, turn.action, turn.reward, reward, ",".join(sorted(read))))
+    return found

@@ -102,9 +102,9 @@ MBPP: Final = RowSpec(
     "of 487: the gold as an action, then submit; strict reward. 366 uses a class that it does not define",
 )
 PROOFS: Final = RowSpec(
-    "restores_unproved",
-    "restores of all of these rows that were not proved to be as a new sandbox",
-    "restores",
+    "unclean",
+    "episodes of all these rows after which the sandbox was not proved to be as a new one",
+    "episodes",
     Target("<", 1),
     "prove_every=1: after each episode files, processes, sockets, mounts and more are compared with a new sandbox's",
 )
@@ -228,8 +228,7 @@ async def mbpp_golds(check: Check) -> dict[str, Figure]:
 
 async def proofs(check: Check) -> dict[str, Figure]:
     """Tell what came of the proofs of all rows before."""
-    unproved = check.proofs.restores - check.proofs.proved
-    return {PROOFS.name: Figure(unproved, (), "docker", check.proofs.as_details())}
+    return {PROOFS.name: Figure(check.proofs.missing, (), "docker", check.proofs.as_details())}
 
 
 GROUPS: Final[Sequence[tuple[tuple[RowSpec, ...], Callable[[Check], Awaitable[dict[str, Figure]]]]]] = (

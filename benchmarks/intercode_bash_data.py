@@ -72,7 +72,7 @@ async def _paid(
     proofs: Proofs,
     **options: Any,
 ) -> dict[int, float]:
-    async with proofs.of(_open(recording, min(_ENVS, len(rows)), **options)) as env:
+    async with proofs.of(_open(recording, min(_ENVS, len(rows)), **options), len(rows)) as env:
         done = await evaluate(env, make_agent, tasks_of(recording.tasks, rows), rules=_TO_THE_END)
     return {row: _last(done.episodes[str(row)]) for row in rows}
 
@@ -107,7 +107,7 @@ async def replay(recordings: Sequence[Recording], every: int, proofs: Proofs) ->
 
 
 async def _replay(recording: Recording, rows: Sequence[int], proofs: Proofs) -> tuple[int, list[Miss]]:
-    async with proofs.of(_open(recording, 1, **COMPAT, git_times=True, score_steps=True)) as env:
+    async with proofs.of(_open(recording, 1, **COMPAT, git_times=True, score_steps=True), len(rows)) as env:
         done = await evaluate(
             env,
             lambda task: ReplayAgent(recording.episodes[int(task.id)]),

@@ -31,7 +31,8 @@ async def golds_that_fail(dataset: Dataset, rows: Sequence[int], backend: str, p
             backend=backend,
             autoreset_mode="Disabled",
             prove_every=EVERY,
-        )
+        ),
+        len(rows),
     ) as env:
         done = await evaluate(
             env, lambda task: GoldAgent(task, "ic_python"), tasks_of(dataset, rows), rules=EvalRules(stop_at=None)

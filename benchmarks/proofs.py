@@ -22,28 +22,33 @@ EnvT = TypeVar("EnvT", bound=InterCodeVectorEnv)
 
 @dataclass(slots=True)
 class Proofs:
-    """Counts over several environments. `different` restores were not like a new sandbox; `failed` could not be
-    compared.
+    """Counts over several environments, of episodes and of restores, those of sandboxes that golds ran in among them:
+    `clean` ones were as a new sandbox, `different` ones not, and `failed` ones could not be compared.
     """
 
-    restores: int = 0
-    proved: int = 0
+    episodes: int = 0
+    clean: int = 0
     different: int = 0
     failed: int = 0
 
     def add(self, pool: SandboxPool) -> None:
         """Count what *pool* has restored and proved."""
         stats = pool.stats()
-        self.restores += stats.restored
-        self.proved += stats.proofs - stats.failed_proofs - stats.proof_errors
+        self.clean += stats.proofs - stats.failed_proofs - stats.proof_errors
         self.different += stats.failed_proofs
         self.failed += stats.proof_errors
 
+    @property
+    def missing(self) -> int:
+        """How many episodes were not followed by a proof that all is as new."""
+        return self.different + self.failed + max(0, self.episodes - self.clean - self.different - self.failed)
+
     @asynccontextmanager
-    async def of(self, env: EnvT) -> AsyncGenerator[EnvT]:
-        """Yield *env*, then have it give back all of its sandboxes, count their proofs as well, and close it."""
+    async def of(self, env: EnvT, episodes: int) -> AsyncGenerator[EnvT]:
+        """Yield *env* for so many episodes, then have it give back all of its sandboxes, count the proofs, close it."""
         try:
             yield env
+            self.episodes += episodes
             await env.areset()
             pool = await env.runtime.pool()
             await _restored(pool)
@@ -53,14 +58,14 @@ class Proofs:
 
     def as_details(self) -> dict[str, Any]:
         """Return the counts."""
-        return {"restores": self.restores, "proved": self.proved, "different": self.different, "failed": self.failed}
+        return {"episodes": self.episodes, "clean": self.clean, "different": self.different, "failed": self.failed}
 
 
 async def _restored(pool: SandboxPool) -> None:
     """Return when no restore is under way."""
     try:
         async with asyncio.timeout(_SETTLE_LIMIT_S):
-            while pool.stats().restoring:
+            while pool.stats().restoring:  # noqa: ASYNC110  # a pool says nothing by itself
                 await asyncio.sleep(_PAUSE_S)
     except TimeoutError:
         raise BenchmarkError(f"restores did not come to their end within {_SETTLE_LIMIT_S:g} s: {pool!r}") from None

@@ -118,11 +118,12 @@ async def _replay(recording: Recording, rows: Sequence[int], proofs: Proofs) -> 
     for row in rows:
         recorded, ours = recording.episodes[row].turns, done.episodes[str(row)].turns
         steps += len(recorded)
-        misses += _misses(row, str(recording.tasks[row].gold), recorded, ours)
+        misses += misses_of(row, str(recording.tasks[row].gold), recorded, ours)
     return steps, misses
 
 
-def _misses(row: int, gold: str, recorded: Sequence[Turn], ours: Sequence[Turn]) -> list[Miss]:
+def misses_of(row: int, gold: str, recorded: Sequence[Turn], ours: Sequence[Turn]) -> list[Miss]:
+    """Return the steps of an episode on the task *row* that are not worth now what they were."""
     found: list[Miss] = []
     read = set(volatile(gold))
     for step, turn in enumerate(recorded):

@@ -15,7 +15,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 wire = importlib.import_module("serve")
-docker = importlib.import_module("docker")
 
 LIMIT_S = 10
 REPOSITORY = (
@@ -117,7 +116,7 @@ def _container(client: Any, image: str, label: str) -> Any:
 def main() -> None:
     """Start the containers, answer, remove them."""
     label, *images = sys.argv[1:]
-    client = docker.from_env()
+    client = importlib.import_module("docker").from_env()
     answers = wire.claim_standard_output()
     boxes: dict[str, tuple[Box, Box]] = {}
     containers: list[Any] = []

@@ -118,6 +118,8 @@ class Check:
     runs: int
     every: int
     tell: Callable[[str], None]
+    names: Sequence[str] = ()
+    """The rows that are asked for."""
     proofs: Proofs = field(default_factory=Proofs)
     golds_right: int | None = None
     """How many golds of bash earn 1 under the published reward, when that was measured."""
@@ -127,8 +129,9 @@ async def bash_golds(check: Check) -> dict[str, Figure]:
     """Run all golds, again and again."""
     figures: dict[str, Figure] = {}
     unsteady: dict[str, str] = {}
-    check.golds_right = 0
-    for number in BASH:
+    right = 0
+    asked = [number for number in BASH if {GOLDS[number].name, UNSTEADY.name} & set(check.names)]
+    for number in asked:
         recording = bash_recording(number, check.folder)
         runs: list[dict[int, float]] = []
         for run in range(check.runs):
@@ -143,7 +146,8 @@ async def bash_golds(check: Check) -> dict[str, Figure]:
         figures[GOLDS[number].name] = Figure(
             min(rights), tuple(rights), "docker", {"not_1": never, "differ_between_runs": differing}
         )
-        check.golds_right += min(rights)
+        right += min(rights)
+    check.golds_right = right if len(asked) == len(BASH) else None
     figures[UNSTEADY.name] = Figure(len(unsteady), (), "docker", unsteady)
     return figures
 
@@ -205,7 +209,7 @@ async def bash_nothing(check: Check) -> dict[str, Figure]:
 async def sql_golds(check: Check) -> dict[str, Figure]:
     """Run Spider's golds under both rewards."""
     found = [await sql.measure_golds(check.folder, form=form) for form in ("intercode", "strict")]
-    others = {each.form: {str(row): why[:_SHOWN] for row, why in each.others.items()} for each in found}
+    others: dict[str, Any] = {each.form: {str(row): why[:_SHOWN] for row, why in each.others.items()} for each in found}
     rights = [float(each.right) for each in found]
     return {SQL_GOLDS.name: Figure(min(rights), tuple(rights), "docker", others)}
 
@@ -244,11 +248,11 @@ GROUPS: Final[Sequence[tuple[tuple[RowSpec, ...], Callable[[Check], Awaitable[di
 NAMES: Final = tuple(spec.name for specs, _ in GROUPS for spec in specs)
 
 
-async def measure(check: Check, names: Sequence[str]) -> list[Row]:
-    """Return the rows called *names*, measured group by group. One that cannot be measured says why."""
+async def measure(check: Check) -> list[Row]:
+    """Return the rows that are asked for, measured group by group. One that cannot be measured says why."""
     rows: list[Row] = []
     for specs, work in GROUPS:
-        wanted = [spec for spec in specs if spec.name in names]
+        wanted = [spec for spec in specs if spec.name in check.names]
         if not wanted:
             continue
         check.tell(f"{wanted[0].name}: {wanted[0].title}")
@@ -308,9 +312,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parse(argv)
     console = Console() if sys.stdout.isatty() else Console(width=_FILE_WIDTH)
     try:
-        check = Check(data_folder(given.data), given.runs, given.every, lambda text: console.print(f"  {text}"))
+        check = Check(
+            data_folder(given.data), given.runs, given.every, lambda text: console.print(f"  {text}"), given.rows
+        )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            rows = runner.run(measure(check, given.rows))
+            rows = runner.run(measure(check))
         console.print(as_table(rows, f"InterCode's data in {check.folder}"))
         content: dict[str, Any] = {"rows": [row.as_json() for row in rows]}
         for row in content["rows"]:

@@ -42,7 +42,7 @@ ROWS: Final = (RATE, RESET)
 
 def measure(bench: Bench) -> dict[str, Figure]:
     """Alternate ours and theirs."""
-    bench.needdocker("nitrobox's root file system, exported from the image,")
+    bench.need_docker("nitrobox's root file system, exported from the image,")
     bench.tell("installing nitrobox 0.1.0 in an environment of its own")
     python = environment("nitrobox-0.1.0", find_python(_PYTHON), ["nitrobox==0.1.0"])
     with _root_file_system() as root:

@@ -48,7 +48,7 @@ ROWS: Final = (RATE, RESET)
 
 def measure(bench: Bench) -> dict[str, Figure]:
     """Alternate ours and theirs."""
-    if not bench.needdocker("SWE-ReX's Docker deployment").is_local:
+    if not bench.need_docker("SWE-ReX's Docker deployment").is_local:
         raise Unavailable("SWE-ReX's server is bound into its containers from this machine; the daemon is on another")
     bench.tell("installing SWE-ReX 1.4.0 in an environment of its own")
     python = environment("swe-rex-1.4.0", sys.executable, _PACKAGES)

@@ -21,7 +21,7 @@ from benchmarks.stepping import wait_for_roots
 from codecraft_async.intercode import BashEnv, BashVectorEnv
 
 _DOCKER_PY: Final = "docker==7.2.0"
-_ENVS: Final = dict(zip(BASH, (12, 4), strict=True))  # as the actions are shared out: 392 and 131
+_ENVS: Final[dict[str, int]] = dict(zip(BASH, (12, 4), strict=True))  # as the actions are shared out: 392 and 131
 _ROUNDS: Final = 2  # in which docker-py takes half a minute each
 _SCORED_SHARE: Final = 3  # of the episodes, every third: docker-py takes half a second for an action and its reward
 _AT_ONCE: Final = 10  # episodes for one answer of docker-py's side

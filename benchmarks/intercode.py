@@ -208,7 +208,7 @@ async def bash_nothing(check: Check) -> dict[str, Figure]:
 
 async def sql_golds(check: Check) -> dict[str, Figure]:
     """Run Spider's golds under both rewards."""
-    found = [await sql.measure_golds(check.folder, form=form) for form in ("intercode", "strict")]
+    found = [await sql.measure_golds(check.folder, form=form, proofs=check.proofs) for form in ("intercode", "strict")]
     others: dict[str, Any] = {each.form: {str(row): why[:_SHOWN] for row, why in each.others.items()} for each in found}
     rights = [float(each.right) for each in found]
     return {SQL_GOLDS.name: Figure(min(rights), tuple(rights), "docker", others)}
@@ -216,7 +216,7 @@ async def sql_golds(check: Check) -> dict[str, Figure]:
 
 async def sql_replay(check: Check) -> dict[str, Figure]:
     """Do the recorded statements again."""
-    found = await sql.measure_replay(check.folder)
+    found = await sql.measure_replay(check.folder, proofs=check.proofs)
     classes = Counter(miss.why or "unexplained" for miss in found.misses)
     return {SQL_REPLAY.name: Figure(found.equal, (), "docker", {"steps": found.steps, "classes": dict(classes)})}
 

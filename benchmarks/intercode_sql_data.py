@@ -16,12 +16,14 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from benchmarks.proofs import EVERY, Proofs
 from codecraft_async.evaluation import EpisodeLog, EvalRules, GoldAgent, ReplayAgent, evaluate, read_log, tasks_of
-from codecraft_async.intercode import SqlVectorEnv
+from codecraft_async.intercode import InterCodeVectorEnv, SqlEnv
 from codecraft_curriculum import Dataset, load_dataset
 
 __all__ = ["GoldsMeasured", "Miss", "ReplayMeasured", "measure_golds", "measure_replay"]
@@ -84,16 +86,26 @@ class ReplayMeasured:
         return self.equal >= EQUAL_AT_LEAST and all(miss.why for miss in self.misses)
 
 
-async def measure_golds(folder: Path, *, form: Form, envs: int = 8) -> GoldsMeasured:
+class ProvedSqlEnv(SqlEnv):
+    """Looks after each reset whether all databases are as a server has them that was just loaded."""
+
+    def __init__(self, *args: Any, proofs: Proofs, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._proofs = proofs
+
+    async def reset_container(self) -> None:
+        """See `SqlEnv.reset_container`; the sandbox is new where nothing was restored."""
+        await super().reset_container()
+        self._proofs.see(await self.engine.state(), is_new=self.restored is None)
+
+
+async def measure_golds(folder: Path, *, form: Form, envs: int = 8, proofs: Proofs | None = None) -> GoldsMeasured:
     """Run each gold as an action in an episode of its own, and submit."""
     dataset = load_dataset(folder / "sql" / "spider_dev_0_516.json")
-    env = _open(folder, dataset, envs, reward=form)
-    try:
+    async with _open(folder, dataset, envs, proofs or Proofs(), reward=form) as env:
         done = await evaluate(
             env, lambda task: GoldAgent(task, "ic_sql"), tasks_of(dataset), rules=EvalRules(stop_at=None)
         )
-    finally:
-        await env.aclose()
     others = {
         int(key): f"{episode.turns[-1].reward if episode.turns else 0}: {_reason(episode)}"
         for key, episode in done.episodes.items()
@@ -102,17 +114,14 @@ async def measure_golds(folder: Path, *, form: Form, envs: int = 8) -> GoldsMeas
     return GoldsMeasured(form, len(dataset), len(dataset) - len(others), others)
 
 
-async def measure_replay(folder: Path, *, envs: int = 8) -> ReplayMeasured:
+async def measure_replay(folder: Path, *, envs: int = 8, proofs: Proofs | None = None) -> ReplayMeasured:
     """Do again what GPT-4 did, each episode on databases as loaded, with the reward after every action."""
     dataset = load_dataset(folder / "sql" / "spider_dev_0_516.json")
     recorded = read_log(folder / "sql" / "gpt4_0_516.json")
-    env = _open(folder, dataset, envs, reward="intercode", score_steps=True)
-    try:
+    async with _open(folder, dataset, envs, proofs or Proofs(), reward="intercode", score_steps=True) as env:
         tasks = tasks_of(dataset, [int(key) for key in recorded])
         rules = EvalRules(max_turns=20, stop_at=None)
         done = await evaluate(env, lambda task: ReplayAgent(recorded[task.name]), tasks, rules=rules)
-    finally:
-        await env.aclose()
     steps, misses = 0, list[Miss]()
     for key, episode in recorded.items():
         ours = done.episodes[key]
@@ -129,9 +138,21 @@ async def measure_replay(folder: Path, *, envs: int = 8) -> ReplayMeasured:
     return ReplayMeasured(steps, misses)
 
 
-def _open(folder: Path, dataset: Dataset, envs: int, **options: Any) -> SqlVectorEnv:
-    dump = folder / "sql" / "ic_spider_dbs.sql"
-    return SqlVectorEnv(envs, dump=dump, data_path=dataset, sampler="sequential", autoreset_mode="Disabled", **options)
+def _open(
+    folder: Path, dataset: Dataset, envs: int, proofs: Proofs, **options: Any
+) -> AbstractAsyncContextManager[InterCodeVectorEnv]:
+    env = InterCodeVectorEnv(
+        envs,
+        env=ProvedSqlEnv,
+        proofs=proofs,
+        dump=folder / "sql" / "ic_spider_dbs.sql",
+        data_path=dataset,
+        sampler="sequential",
+        autoreset_mode="Disabled",
+        prove_every=EVERY,
+        **options,
+    )
+    return proofs.of(env, len(dataset))
 
 
 def _reason(episode: EpisodeLog) -> str:

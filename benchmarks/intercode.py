@@ -31,6 +31,7 @@ from codecraft_pool import PoolError
 _FILE_WIDTH: Final = 150
 _GOLDS_OF: Final = {"1": 60, "4": 25}  # of 60 and 27: what InterCode's own code scores
 _SHOWN: Final = 100
+_IDLE: Final = ((), ("true",))
 
 GOLDS: Final = {
     number: RowSpec(
@@ -194,9 +195,8 @@ async def bash_nothing(check: Check) -> dict[str, Figure]:
     for number in BASH:
         recording = bash_recording(number, check.folder)
         rows = bash.rows_of(recording, check.every)
-        for actions in ((), ("true",)):
-            paid = await bash.nothing_paid(recording, rows, actions, check.proofs)
-            rewards |= {f"fs_{number} {row} {' '.join(actions)}".strip(): reward for row, reward in paid.items()}
+        paid = await bash.nothing_paid(recording, rows, _IDLE, check.proofs)
+        rewards |= {f"fs_{number} {name}": reward for name, reward in paid.items()}
     in_full = [name for name, reward in rewards.items() if not reward < 1]
     over_0 = {name: reward for name, reward in rewards.items() if reward != 0}
     mean = sum(rewards.values()) / len(rewards)

@@ -15,6 +15,7 @@ from codecraft_async.evaluation import (
     EpisodeLog,
     EvalRules,
     EvalTask,
+    Evaluation,
     GoldAgent,
     MovesAgent,
     ReplayAgent,
@@ -55,26 +56,29 @@ def rows_of(recording: Recording, every: int) -> list[int]:
 
 async def golds_paid(recording: Recording, rows: Sequence[int], proofs: Proofs, **options: Any) -> dict[int, float]:
     """Return what each gold earns that is run as an action and submitted, by row."""
-    return await _paid(recording, rows, lambda task: GoldAgent(task, "ic_bash"), proofs, **options)
+    tasks = tasks_of(recording.tasks, rows)
+    done = await _play(recording, tasks, lambda task: GoldAgent(task, "ic_bash"), proofs, **options)
+    return {row: _last(done.episodes[str(row)]) for row in rows}
 
 
 async def nothing_paid(
-    recording: Recording, rows: Sequence[int], actions: Sequence[str], proofs: Proofs, **options: Any
-) -> dict[int, float]:
-    """Return what a submission earns after *actions* that have nothing to do with the tasks, by row."""
-    return await _paid(recording, rows, lambda _: MovesAgent(actions), proofs, **options)
+    recording: Recording, rows: Sequence[int], idle: Sequence[Sequence[str]], proofs: Proofs
+) -> dict[str, float]:
+    """Return what a submission earns after each list of actions that do nothing, by row and the number of the list."""
+    tasks = tasks_of(recording.tasks, rows, samples=len(idle))
+    done = await _play(recording, tasks, lambda task: MovesAgent(idle[task.sample]), proofs)
+    return {task.name: _last(done.episodes[task.name]) for task in tasks}
 
 
-async def _paid(
+async def _play(
     recording: Recording,
-    rows: Sequence[int],
+    tasks: Sequence[EvalTask],
     make_agent: Callable[[EvalTask], Agent],
     proofs: Proofs,
     **options: Any,
-) -> dict[int, float]:
-    async with proofs.of(_open(recording, min(_ENVS, len(rows)), **options), len(rows)) as env:
-        done = await evaluate(env, make_agent, tasks_of(recording.tasks, rows), rules=_TO_THE_END)
-    return {row: _last(done.episodes[str(row)]) for row in rows}
+) -> Evaluation:
+    async with proofs.of(_open(recording, min(_ENVS, len(tasks)), **options), len(tasks)) as env:
+        return await evaluate(env, make_agent, tasks, rules=_TO_THE_END)
 
 
 def _last(episode: EpisodeLog) -> float:

@@ -66,10 +66,10 @@ REPLAY: Final = RowSpec(
 )
 REPLAY_WHY: Final = RowSpec(
     "bash_replay_unexplained",
-    "those that have another, and read nothing but files",
+    "those that have another one without a reason that is known",
     "steps",
     Target("<", 1),
-    "by the texts of the gold and of the actions up to that one",
+    "reasons are clock, disk, network, processes and tool version, by what the gold and the actions up to it read",
 )
 NOTHING: Final = RowSpec(
     "bash_nothing_paid",

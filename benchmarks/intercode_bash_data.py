@@ -24,9 +24,9 @@ from codecraft_async.evaluation import (
     tasks_of,
 )
 from codecraft_async.intercode import BashVectorEnv
-from codecraft_async.intercode.volatile import volatile
+from codecraft_async.intercode.volatile import explain
 
-TOLERANCE: Final = 0.005
+TOLERANCE: Final = 0.005 + 1e-9
 """How far apart two rewards may be that count as the same."""
 COMPAT: Final[Mapping[str, Any]] = {"compat": True, "reward": "intercode"}
 _ENVS: Final = 8
@@ -36,7 +36,7 @@ _TO_THE_END: Final = EvalRules(max_turns=_MAX_TURNS, stop_at=None)
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """A recorded action whose reward is another one now, and what of the machine it reads ("" if nothing is known)."""
+    """A recorded action whose reward is another one now, and the classes of why that may be ("" if it should not)."""
 
     row: int
     step: int
@@ -129,10 +129,11 @@ async def _replay(recording: Recording, rows: Sequence[int], proofs: Proofs) -> 
 def misses_of(row: int, gold: str, recorded: Sequence[Turn], ours: Sequence[Turn]) -> list[Miss]:
     """Return the steps of an episode on the task *row* that are not worth now what they were."""
     found: list[Miss] = []
-    read = set(volatile(gold))
+    commands = [gold]
     for step, turn in enumerate(recorded):
-        read |= set(volatile(turn.action))  # what an action has written stays for those after it
-        reward = ours[step].reward if step < len(ours) else math.nan
-        if not abs(reward - turn.reward) <= TOLERANCE:
-            found.append(Miss(row, step, turn.action, turn.reward, reward, ",".join(sorted(read))))
+        commands.append(turn.action)  # what an action has written stays for those after it
+        again = ours[step] if step < len(ours) else Turn(turn.action, None, math.nan)
+        if not abs(again.reward - turn.reward) <= TOLERANCE:
+            why = explain(commands, turn.observation or "", again.observation or "")
+            found.append(Miss(row, step, turn.action, turn.reward, again.reward, ",".join(why)))
     return found

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.bench import Bench
@@ -73,7 +74,7 @@ def measure(bench: Bench) -> dict[str, Figure]:
         return bench.run(_measure(bench, python, label, recordings))
 
 
-async def _measure(bench: Bench, python: Any, label: str, recordings: Sequence[Recording]) -> dict[str, Figure]:
+async def _measure(bench: Bench, python: Path, label: str, recordings: Sequence[Recording]) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     async with AsyncExitStack() as stack:
         stages = [await stack.enter_async_context(_stage(each)) for each in recordings]

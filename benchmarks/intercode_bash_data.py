@@ -28,6 +28,8 @@ from codecraft_async.intercode.volatile import explain
 
 TOLERANCE: Final = 0.005 + 1e-9
 """How far apart two rewards may be that count as the same."""
+GOLD_LIMIT_S: Final = 60.0
+"""How long a gold may run as an action; as the environment gives it in the sandbox of golds."""
 COMPAT: Final[Mapping[str, Any]] = {"compat": True, "reward": "intercode"}
 _ENVS: Final = 8
 _MAX_TURNS: Final = 20
@@ -57,6 +59,7 @@ def rows_of(recording: Recording, every: int) -> list[int]:
 async def golds_paid(recording: Recording, rows: Sequence[int], proofs: Proofs, **options: Any) -> dict[int, float]:
     """Return what each gold earns that is run as an action and submitted, by row."""
     tasks = tasks_of(recording.tasks, rows)
+    options = {"command_limit_s": GOLD_LIMIT_S, **options}
     done = await _play(recording, tasks, lambda task: GoldAgent(task, "ic_bash"), proofs, **options)
     return {row: _last(done.episodes[str(row)]) for row in rows}
 

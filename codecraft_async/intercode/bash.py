@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 
-from codecraft_async._observation import decode
+from codecraft_async._observation import clip, decode
 from codecraft_async._outcome import Outcome
 from codecraft_async.intercode.base import InterCodeEnv
 from codecraft_async.intercode.bash_rewards import CUT, NO_PARTS, effects, is_cut, published_reward, strict_reward
-from codecraft_async.intercode.changes import changes_of
+from codecraft_async.intercode.changes import Changes, changes_of
 from codecraft_async.intercode.compat import MALFORMED, TIMED_OUT, change_of_directory, simplify
 from codecraft_async.intercode.git_view import GitView, is_watched
 from codecraft_async.intercode.golds import GoldOutcome, Golds
@@ -44,8 +44,8 @@ class BashEnv(InterCodeEnv):
         reward: "strict": only what the gold does pays, its changes of files anywhere, its output, or both. "intercode":
             the published formula, from 0.01 to 1, over what git would show of changes; doing nothing can be paid.
         compat: Commands as InterCode runs them; then `image_name` should be ``FileTree.read(..., compat=True)``.
-        git_times: With *compat*: files that earlier episodes of this environment or their golds have changed have the
-            time of the reset after it, as in InterCode, so that episodes depend on those before them.
+        git_times: With *compat* and the published reward: files that earlier episodes of this environment, or their
+            golds, have changed have the time of the reset after it, as in InterCode: episodes depend on those before.
         golds: Outcomes that are shared with other environments of this event loop and image.
         options: All those of `InterCodeEnv`.
 
@@ -69,8 +69,8 @@ class BashEnv(InterCodeEnv):
     ) -> None:
         if reward not in ("strict", "intercode"):
             raise ValueError(f"reward is {reward!r}; it must be 'strict' or 'intercode'")
-        if git_times and not compat:
-            raise ValueError("git_times is True; that needs compat=True")
+        if git_times and not (compat and reward == "intercode"):
+            raise ValueError("git_times is True; that needs compat=True and reward='intercode'")
         super().__init__(*args, **options)
         self._form = reward
         self._compat = compat
@@ -182,43 +182,50 @@ class BashEnv(InterCodeEnv):
 
     async def get_reward(self) -> tuple[float, dict[str, Any]]:
         """Compare files and the last output with the gold's; nothing runs any more when that is for a submission."""
-        info: dict[str, Any]
         command = self._gold_command()
         outcome = await self._gold_outcome(command)
+        expected = None if outcome.output is None else clip(outcome.output, self._max_chars)  # as the observation was
         if self._has_background and not self._compat:
             await settle(self.sandbox, processes=1, limit_s=_SETTLE_S)
         if self._is_last:
             await self.sandbox.end_processes()
-        origin, borrow = self._golds.origin, self.evaluation_sandbox
         changes = await changes_of(self.sandbox, self._first)
         if self._form == "intercode":
-            first = await origin.everything(is_watched, borrow)
-            views = GitView(first, changes), GitView(first, outcome.changes)
-            for times, view in zip((self._times, self._gold_times), views, strict=True):
-                if times is not None:
-                    times.rewrite(view.rewritten())
-            reward, info = published_reward(*views, self.observation, outcome)
-        elif not self.trajectory:
-            reward, info = 0.0, {"reward": dict(NO_PARTS), "differences": []}
+            reward, info = await self._published(changes, outcome, expected)
         else:
-            before = await origin.at({**changes, **outcome.changes}, borrow)
-            reward, info = strict_reward(
-                effects(changes, before, self._began_s, outcome.own),
-                effects(outcome.changes, before, outcome.began_s, outcome.own),
-                self.observation,
-                outcome.output or "",
-                command=command,
-                actions=[action for action, _ in self.trajectory],
-            )
+            reward, info = await self._strict(changes, outcome, expected or "", command)
         info.update(
             agent_obs=self.observation,
-            eval_obs=outcome.output or "",
+            eval_obs=expected or "",
             corrupt_gold=outcome.failed,
-            volatile=",".join(
-                sorted({*self._read, *volatile(command), *(["clock"] if is_cut(outcome.output) else [])})
-            ),
+            volatile=",".join(sorted({*self._read, *volatile(command), *(["clock"] if is_cut(expected) else [])})),
         )
         return reward, info
+
+    async def _published(
+        self, changes: Changes, outcome: GoldOutcome, expected: str | None
+    ) -> tuple[float, dict[str, Any]]:
+        first = await self._golds.origin.everything(is_watched, self.evaluation_sandbox)
+        views = GitView(first, changes), GitView(first, outcome.changes)
+        for times, view in zip((self._times, self._gold_times), views, strict=True):
+            if times is not None:
+                times.rewrite(view.rewritten())
+        return published_reward(*views, self.observation, expected)
+
+    async def _strict(
+        self, changes: Changes, outcome: GoldOutcome, expected: str, command: str
+    ) -> tuple[float, dict[str, Any]]:
+        if not self.trajectory:
+            return 0.0, {"reward": dict(NO_PARTS), "differences": []}
+        before = await self._golds.origin.at({**changes, **outcome.changes}, self.evaluation_sandbox)
+        return strict_reward(
+            effects(changes, before, self._began_s, outcome.own),
+            effects(outcome.changes, before, outcome.began_s, outcome.own),
+            self.observation,
+            expected,
+            command=command,
+            actions=[action for action, _ in self.trajectory],
+        )
 
     def _gold_command(self) -> str:
         gold = self.gold
@@ -248,7 +255,8 @@ class BashEnv(InterCodeEnv):
         else:
             # As the agent's commands, with the same texts in the shell's errors, and no more time than they have.
             shell = await _open_shell(sandbox)
-            ran = await shell.run(command, limit_s=self.command_limit_s, max_output_bytes=MAX_OUTPUT_BYTES)
+            limit_s = self.command_limit_s * (len(self.gold) if isinstance(self.gold, list | tuple) else 1)
+            ran = await shell.run(command, limit_s=limit_s, max_output_bytes=MAX_OUTPUT_BYTES)
             failed, output = ran.timed_out and not ran.stdout, self._shown(ran)
         if has_background(command) and not self._compat:
             await settle(sandbox, processes=1, limit_s=_SETTLE_S)

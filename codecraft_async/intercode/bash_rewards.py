@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from codecraft_async.intercode.changes import Changes, is_same
 from codecraft_async.intercode.git_view import GitView
-from codecraft_async.intercode.golds import GoldOutcome
 from codecraft_async.intercode.similarity import similarity
 from codecraft_pool import DigestEntry
 
@@ -29,9 +28,9 @@ _CUT_OFF: Final = re.compile(r"^/bin/bash: line \d+: +\d+ (?:Killed|Terminated) 
 _CUT_SHARE: Final = 0.25
 _PROCESS: Final = re.compile(r"\bproc/\d+(/task/\d+)?")
 _LISTED: Final = re.compile(r"^ *(\d+ +)?[dlcb-][rwxstST-]{9} +\d.*$", re.MULTILINE)
-# Blocks, mode and name stay; what goes is the number of links (to /proc, that of processes), size and time.
+# Blocks, mode, owner and name stay; what goes is the number of links (to /proc, that of processes), size and time.
 _OWN_LISTED: Final = re.compile(
-    r"^( *(?:\d+ +)?)([dl][rwxstST-]{9}) +\d+ \S+ +\S+ +\d+ .{12} (/?(?:dev|etc|proc|sys|\.\.?))$", re.MULTILINE
+    r"^( *(?:\d+ +)?)([dl][rwxstST-]{9}) +\d+ (\S+ +\S+) +\d+ .{12} (/?(?:dev|etc|proc|sys|\.\.?))$", re.MULTILINE
 )
 NO_PARTS: Final = {"changes": 0.0, "output": 0.0, "command": 0.0}
 
@@ -44,9 +43,10 @@ def is_cut(output: str | None) -> bool:
 
 
 def published_reward(
-    mine: GitView, gold: GitView, observation: str, outcome: GoldOutcome
+    mine: GitView, gold: GitView, observation: str, expected: str | None
 ) -> tuple[float, dict[str, Any]]:
-    """Return InterCode's reward, from 0.01 to 1, and its parts as InterCode names them."""
+    """Return InterCode's reward, from 0.01 to 1, and its parts as InterCode names them; *expected* is what the gold
+    printed (None: it is no command)."""
     ours, theirs = mine.pairs(), gold.pairs()
     missing, extra, common = theirs - ours, ours - theirs, ours & theirs
     difference = len(missing) + len(extra)
@@ -54,7 +54,7 @@ def published_reward(
     compared = sorted(path for path, status in common if status in _COMPARED)
     right = [path for path in compared if mine.content(path) == gold.content(path)]
     file_changes = round(0.33 * len(right) / len(compared), 2) if compared else 0.33
-    answer = 0.0 if outcome.output is None else similarity(observation, outcome.output)
+    answer = 0.0 if expected is None else similarity(observation, expected)
     parts = {"file_diff": file_diff, "file_changes": file_changes, "answer_similarity": round(0.33 * answer, 2)}
     info: dict[str, Any] = {
         "diff_miss": sorted(missing),
@@ -145,5 +145,5 @@ def _lines(text: str) -> list[str]:
         return []
     text = _PROCESS.sub("proc/N", text)
     if _OWN_LISTED.search(text):
-        text = _LISTED.sub(lambda found: " ".join(found.group().split()), _OWN_LISTED.sub(r"\1\2 \3", text))
+        text = _LISTED.sub(lambda found: " ".join(found.group().split()), _OWN_LISTED.sub(r"\1\2 \3 \4", text))
     return "\n".join(line.rstrip() for line in text.split("\n")).rstrip("\n").split("\n")

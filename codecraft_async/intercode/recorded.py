@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import time
 from collections import defaultdict
@@ -58,12 +59,12 @@ async def _run_and_listen(sandbox: Sandbox, words: list[str], cwd: str, limit_s:
     """Run a command and return also what its background jobs print soon after it; a file takes that down."""
     before = (await sandbox.stat()).processes
     into = ["/bin/bash", "-c", f'exec "$@" > {_SHM}/{_OUTPUT} 2>&1', "bash", *words]
-    result = await sandbox.run(into, cwd=cwd, env=HOME, limit_s=limit_s, max_file_bytes=MAX_OUTPUT_BYTES)
+    result = await sandbox.run(into, cwd=cwd, env=HOME, limit_s=limit_s)
     await settle(sandbox, processes=before, limit_s=_LISTENS_S)
     try:
         printed = await sandbox.read_file(_OUTPUT, root=_SHM, max_bytes=MAX_OUTPUT_BYTES)
-    except RequestRefused:  # the command has removed it, or put something else there
-        printed = b""
+    except RequestRefused as exc:  # the command has removed it, or put something else there, or printed too much
+        printed, result = b"", replace(result, truncated=exc.errno == errno.EFBIG)
     with suppress(RequestRefused):  # it may have removed that, too
         await sandbox.run(["/bin/rm", "-rf", f"{_SHM}/{_OUTPUT}"], cwd="/")
     return replace(result, stdout=printed + result.stdout)

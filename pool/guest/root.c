@@ -158,18 +158,20 @@ static int carry(const struct guest *guest, const char *path, unsigned long flag
 	return found < 0 || mount_on(path, target, NULL, MS_BIND | flags, NULL, why);
 }
 
-/* Under a layer commands are root, for whom the guest's files in /proc are a few that may not even be listed; searches
- * of the whole tree would complain of them. They are shown empty instead. */
-static int hide_own_lists(struct failure *why)
+/* Under a layer commands are root, whose searches of the whole tree are compared from sandbox to sandbox. The guest's
+ * files in /proc are a few that may not even be listed, and the block devices of FUSE file systems in /sys come and go with
+ * other sandboxes: they are shown empty instead. */
+static int hide_lists(struct failure *why)
 {
-	static const char *const lists[] = {"fdinfo", "map_files", "task/1/fdinfo"};
+	static const char *const lists[] = {"/proc/1/fdinfo", "/proc/1/map_files", "/proc/1/task/1/fdinfo",
+	                                    "/sys/devices/virtual/bdi"};
 	char path[PATH_BYTES];
 	struct stat status;
 
 	if (make_dir(NOTHING, 0500, why))
 		return 1;
 	for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
-		snprintf(path, sizeof path, BASE "/proc/1/%s", lists[i]);
+		snprintf(path, sizeof path, BASE "%s", lists[i]);
 		if (stat(path, &status) == 0 &&
 		    (mount_on(NOTHING, path, NULL, MS_BIND, NULL, why) || make_read_only(path, MS_NOSUID | MS_NODEV, why)))
 			return 1;
@@ -248,7 +250,7 @@ static int build(struct guest *guest, struct failure *why)
 	           make_read_only(BASE, MS_NOSUID | MS_NODEV, why) || carry_etc(why)) {
 		return 1;
 	}
-	if (carry_system(guest, why) || (own->layer && hide_own_lists(why)))
+	if (carry_system(guest, why) || (own->layer && hide_lists(why)))
 		return 1;
 	for (uint32_t i = 0; i < own->trees_count; i++)
 		if ((own->layer && make_place(own->trees[i], why)) || carry(guest, own->trees[i], 0, why))

@@ -208,3 +208,5 @@ def test_wrong_reward() -> None:
     """The forms are named."""
     with pytest.raises(ValueError, match="it must be 'strict' or 'intercode'"):
         BashEnv(reward="paid")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="git_times is True; that needs compat"):
+        BashEnv(git_times=True)

@@ -14,7 +14,6 @@ from codecraft_async.intercode import FileTree
 from codecraft_async.intercode.bash_rewards import CUT, effects, published_reward, strict_reward
 from codecraft_async.intercode.compat import change_of_directory, mangle, simplify
 from codecraft_async.intercode.git_view import GitView, is_watched
-from codecraft_async.intercode.golds import GoldOutcome
 from codecraft_async.intercode.similarity import similarity
 from codecraft_async.intercode.volatile import explain, volatile
 from codecraft_curriculum import TaskFileError
@@ -137,7 +136,7 @@ def test_names_with_blanks() -> None:
 def test_the_published_formula() -> None:
     """Nothing done on a read-only task pays 0.67; a perfect answer exactly 1; a wrong file some of the second part."""
     same = GitView(FIRST, {})
-    outcome = GoldOutcome("one two\n", {})
+    outcome = "one two\n"
     assert (0.67, {"file_diff": 0.33, "file_changes": 0.33, "answer_similarity": 0.0}) == (
         (result := published_reward(same, same, "", outcome))[0],
         result[1]["reward"],
@@ -152,8 +151,8 @@ def test_the_published_formula() -> None:
     assert ([("testbed/n.txt", "??")], [], 0.05) == (
         *(info["diff_miss"], info["diff_extra"], info["reward"]["file_diff"]),
     )
-    assert pytest.approx(0.01 + 0.33 + 0.33 + 0.33) == published_reward(same, same, "q", GoldOutcome("q", {}))[0]
-    assert 0.67 == published_reward(same, same, "q", GoldOutcome(None, {}))[0]
+    assert pytest.approx(0.01 + 0.33 + 0.33 + 0.33) == published_reward(same, same, "q", "q")[0]
+    assert 0.67 == published_reward(same, same, "q", None)[0]
 
 
 def strict(mine: dict[str, Any], gold: dict[str, Any], observation: str, expected: str, **more: Any) -> float:
@@ -183,6 +182,7 @@ def test_what_differs_anyway() -> None:
     assert [1.0, 1.0] == [strict({}, {}, ours, theirs), strict({}, {}, "proc/7/mem: x", "proc/19/mem: x")]
     assert 1.0 > strict({}, {}, ours, theirs.replace("4096", "4097"))
     assert 1.0 > strict({}, {}, ours.replace("dr-x", "drwx"), theirs)
+    assert 1.0 > strict({}, {}, ours.replace("root root   0", "root sys   0"), theirs)
 
 
 def test_golds_that_the_limit_cuts_off() -> None:

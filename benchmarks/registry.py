@@ -14,6 +14,7 @@ from benchmarks.rows import (
     idle,
     intercode_bash,
     intercode_bash_times,
+    intercode_sql,
     local_start,
     nitrobox,
     overlay,
@@ -49,6 +50,8 @@ MEASUREMENTS: Final = (
     Measurement(swerex.ROWS, swerex.measure),
     Measurement(intercode_bash.ROWS, intercode_bash.measure),
     Measurement(intercode_bash_times.ROWS, intercode_bash_times.measure),
+    Measurement(intercode_sql.ROWS_RATE, intercode_sql.measure_rate),
+    Measurement(intercode_sql.ROWS_RESET, intercode_sql.measure_reset),
 )
 
 

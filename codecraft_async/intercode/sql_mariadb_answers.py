@@ -46,6 +46,11 @@ class Answers:
     def __len__(self) -> int:
         return len(self._known)
 
+    def forget(self) -> None:
+        """Let go of all results."""
+        self._known.clear()
+        self._bytes = 0
+
     def loaded(self, image: str) -> Loaded:
         """Return what is known of an image's databases, to be added to."""
         return self._loaded.setdefault(image, Loaded())

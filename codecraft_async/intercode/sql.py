@@ -90,6 +90,8 @@ class SqlEnv(InterCodeEnv):
         self._last: SqlResult | None = None
         self._statements: list[str] = []
         self._prepared: tuple[str, ...] = ()
+        self._gold_key: tuple[object, ...] = ()
+        self._known: SqlGold | None = None
         self._has_changed = self._has_begun = False
         self.restored: Restored | None = None
         """What the last reset had to make new; None where the sandbox was new."""
@@ -150,20 +152,27 @@ class SqlEnv(InterCodeEnv):
         self._prepared = tuple(self._statements)
         for statement in self._prepared:
             self._database = database_of(statement) or self._database
-        if self.dataset is not None and self._form == "strict" and not self._read_only:
+        if self.dataset is not None:
+            await self._foresee()
+        self._last, self._has_changed = None, False
+
+    async def _foresee(self) -> None:
+        """Find out now what cannot be found out beside the agent's episode."""
+        statement, is_sqlite = str(self.gold), self._source.is_sqlite
+        runs_first = any(changes_data(each, sqlite=is_sqlite) for each in (statement, *self._prepared))
+        prepared = self._prepared if runs_first else ()
+        self._gold_key = (self._source.digest, self._database, prepared, statement, self._form)
+        if self._form == "strict" and not self._read_only:
             await self._golds.loaded(self._source.digest, self.engine)
-        if self._runs_first() and self._golds.get(self._key()) is None:
-            gold = await gold_in_episode(self.engine, self._statement(), limit_s=_GOLD_LIMIT_S, **self._gold_options())
-            self._golds.put(self._key(), gold)
+        self._known = self._golds.get(self._gold_key)
+        if runs_first and self._known is None:
+            self._known = await gold_in_episode(
+                self.engine, statement, limit_s=_GOLD_LIMIT_S, ties=self._form == "strict", sqlite=is_sqlite
+            )
+            self._golds.put(self._gold_key, self._known)
             await self.engine.restore()
             await self._begin_again()
             await super()._prepare()
-        self._last, self._has_changed = None, False
-
-    def _runs_first(self) -> bool:
-        """Whether the gold cannot be run beside the agent's episode: it, or what is prepared, changes data."""
-        statements = [self._statement(), *self._prepared] if self.record is not None else []
-        return any(changes_data(each, sqlite=self._source.is_sqlite) for each in statements)
 
     async def execute_action(self, action: str) -> str:
         """Run a statement.
@@ -193,11 +202,7 @@ class SqlEnv(InterCodeEnv):
     # --- what it is worth ---
 
     async def get_reward(self) -> tuple[float, dict[str, Any]]:
-        """Compare the last result with the gold's, or the tables with those that the gold leaves.
-
-        Raises:
-            TooManyRows: The gold's result is cut, so that nothing can be compared with it.
-        """
+        """Compare the last result with the gold's, or the tables with those that the gold leaves."""
         gold = await self._gold()
         info: dict[str, Any] = {
             "agent_obs": self.observation,
@@ -242,27 +247,15 @@ class SqlEnv(InterCodeEnv):
         return (score * _UNASKED if gold.tables is None and wrong else score), wrong
 
     async def _gold(self) -> SqlGold:
-        key = self._key()
-        known = self._golds.get(key)
-        if known is None:
-            if self._runs_first():
-                return SqlGold(SqlResult(error="it reached its time limit", timed_out=True))
-            known = await reading_gold(self._run_gold, self._statement(), **self._gold_options())
-            self._golds.put(key, known)
-        return known
+        if self._known is None:
+            self._known = self._golds.get(self._gold_key) or await reading_gold(
+                self._run_gold, str(self.gold), ties=self._form == "strict", sqlite=self._source.is_sqlite
+            )
+            self._golds.put(self._gold_key, self._known)
+        return self._known
 
     async def _run_gold(self, statement: str) -> SqlResult:
         return await self.engine.gold(self._database, statement, limit_s=_GOLD_LIMIT_S)
-
-    def _gold_options(self) -> dict[str, bool]:
-        return {"ties": self._form == "strict", "sqlite": self._source.is_sqlite}
-
-    def _key(self) -> tuple[object, ...]:
-        prepared = self._prepared if self._runs_first() else ()
-        return (self._source.digest, self._database, prepared, self._statement(), self._form)
-
-    def _statement(self) -> str:
-        return str(self.gold)
 
 
 class SqlVectorEnv(InterCodeVectorEnv):

@@ -11,22 +11,13 @@ from codecraft_async.intercode.sql_engine import SqlEngine, SqlResult
 from codecraft_async.intercode.sql_rewards import Expected, comparable, overlap
 from codecraft_async.intercode.sql_text import Ordering, changes_data, ordering
 
-__all__ = ["SqlGold", "SqlGolds", "TooManyRows", "gold_in_episode", "reading_gold"]
+__all__ = ["SqlGold", "SqlGolds", "gold_in_episode", "reading_gold"]
 
 Run = Callable[[str], Awaitable[SqlResult]]
 Rows = tuple[tuple[Any, ...], ...]
 
 _MAX_REMEMBERED: Final = 20_000
 _MAX_ROWS_REMEMBERED: Final = 2_000_000
-
-
-class TooManyRows(ValueError):
-    """A gold's result is cut, so that nothing can be compared with it."""
-
-    def __init__(self, gold: str, rows: int) -> None:
-        super().__init__(
-            f"the gold's result has over {rows} rows, or too many bytes; give a larger max_rows: {gold[:200]}"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +40,11 @@ class SqlGold:
             return self.result.error
         if self.result.timed_out:
             return "it reached its time limit"
-        return (
-            "" if self.result.rows is not None or self.tables is not None else "it neither returns nor changes anything"
-        )
+        if self.result.rows_left_out:
+            return f"its result has over {len(self.result.rows or ())} rows, or too many bytes: give a larger max_rows"
+        if self.result.rows is None and self.tables is None:
+            return "it neither returns nor changes anything"
+        return ""
 
 
 class SqlGolds:
@@ -85,7 +78,10 @@ class SqlGolds:
         self._rows -= 0 if gold is None else _size(gold)
 
     async def loaded(self, key: object, engine: SqlEngine) -> Mapping[str, str]:
-        """Return the state of databases as loaded; *engine* is asked, whose are, unless another one was before."""
+        """Return the state as loaded of the databases that *key* stands for: that of *engine*, if none is known yet.
+
+        The engine's episode has just begun.
+        """
         async with self._lock:
             if key not in self._loaded:
                 self._loaded[key] = await engine.state()
@@ -97,17 +93,9 @@ def _size(gold: SqlGold) -> int:
 
 
 async def reading_gold(run: Run, statement: str, *, ties: bool = True, sqlite: bool = False) -> SqlGold:
-    """Run a gold that only reads; with *ties*, also find out which rows might as well stand elsewhere.
-
-    Raises:
-        TooManyRows: Its result is cut.
-    """
+    """Run a gold that only reads; with *ties*, also find out which rows might as well stand elsewhere."""
     result = await run(statement)
-    if result.rows is None or result.error or result.timed_out:
-        return SqlGold(result)
-    if result.rows_left_out:
-        raise TooManyRows(statement, len(result.rows))
-    if not ties:
+    if not ties or result.rows is None or result.error or result.timed_out or result.rows_left_out:
         return SqlGold(result)
     columns = len(result.columns)
     parts = ordering(statement, sqlite=sqlite)
@@ -137,11 +125,7 @@ async def _with_ties(run: Run, parts: Ordering, rows: Rows, columns: int) -> Exp
 async def gold_in_episode(
     engine: SqlEngine, statement: str, *, limit_s: float, ties: bool = True, sqlite: bool = False
 ) -> SqlGold:
-    """Run a gold in the episode of *engine*, which was prepared for it and is to be begun anew.
-
-    Raises:
-        TooManyRows: Its result is cut.
-    """
+    """Run a gold in the episode of *engine*, which was prepared for it and is to be begun anew."""
 
     async def run(each: str) -> SqlResult:
         return await engine.execute(each, limit_s=limit_s)
@@ -150,8 +134,6 @@ async def gold_in_episode(
     if not changes_data(statement, sqlite=sqlite):
         return replace(await reading_gold(run, statement, ties=ties, sqlite=sqlite), before=before)
     result = await run(statement)
-    if result.rows_left_out:
-        raise TooManyRows(statement, len(result.rows or ()))
     after = await engine.state()
     expected = None if result.rows is None else Expected.unordered(result.rows, len(result.columns))
     return SqlGold(result, expected, None if after == before else after, before)

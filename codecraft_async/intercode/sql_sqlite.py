@@ -195,14 +195,14 @@ class SqliteEngine:
 
     async def _load(self) -> None:
         files: dict[str, str] = {}
-        for number, (name, (ending, data)) in enumerate(self._databases.files.items()):
-            path = f".databases/{number}{ending}"
-            await self._sandbox.write_file(path, data)
-            files[name] = f"{WORKSPACE}/{path}"
         try:
+            for number, (name, (ending, data)) in enumerate(self._databases.files.items()):
+                path = f".databases/{number}{ending}"
+                await self._sandbox.write_file(path, data)
+                files[name] = f"{WORKSPACE}/{path}"
             answer = await self._ask("load", {"files": files}, limit_s=_LOAD_LIMIT_S)
         except RequestRefused as exc:
-            raise self._unavailable(str(exc)) from exc
+            raise self._unavailable(f"the databases cannot be loaded: {exc}") from exc
         if answer is None or "error" in answer:
             why = "it ended" if answer is None else f"{answer['error']}"
             raise self._unavailable(f"the databases cannot be loaded: {why}")
@@ -241,9 +241,11 @@ class SqliteEngine:
 def _answer(output: bytes, mark: bytes) -> dict[str, Any] | None:
     _, _, rest = output.partition(mark)
     data, closed, _ = rest.partition(mark)
-    if not closed:
+    try:
+        answer: object = json.loads(data) if closed else None
+    except ValueError:
         return None
-    return cast(dict[str, Any], json.loads(data))
+    return cast(dict[str, Any], answer) if isinstance(answer, dict) else None
 
 
 def _result(answer: Mapping[str, Any]) -> SqlResult:
@@ -253,8 +255,8 @@ def _result(answer: Mapping[str, Any]) -> SqlResult:
         columns=tuple(answer.get("columns", ())),
         error=answer.get("error", ""),
         rows_left_out=answer.get("left_out", 0),
-        timed_out=answer["timed_out"],
-        wall_s=answer["wall_s"],
+        timed_out=answer.get("timed_out", False),
+        wall_s=answer.get("wall_s", 0.0),
         affected=answer.get("affected", 0),
     )
 

@@ -144,21 +144,13 @@ async def test_what_is_paid(env: SqlEnv, index: int, actions: list[str], score: 
 
 @pytest.mark.parametrize(
     ("index", "words"),
-    [(4, "no such table: nowhere"), (5, "neither returns nor changes anything")],
+    [(4, "no such table: nowhere"), (5, "neither returns nor changes anything"), (7, "over 100 rows")],
 )
 async def test_golds_of_no_use(env: SqlEnv, index: int, words: str) -> None:
     """They make the episode invalid, and say why."""
     reward, info = await play(env, index, "SELECT 1")
     assert (0.0, True, False) == (reward, info["corrupt_gold"], info["valid"])
     assert words in info["reason"]
-
-
-async def test_a_gold_with_too_many_rows(env: SqlEnv) -> None:
-    """That nothing can be compared with it is a fault that names the limit, and no reward."""
-    await env.areset(index=7)
-    *_, truncated, info = await env.astep("submit")
-    assert (True, "grader") == (truncated, info["fault"]["kind"])
-    assert "over 100 rows" in info["fault"]["message"]
 
 
 async def test_resets(env: SqlEnv) -> None:

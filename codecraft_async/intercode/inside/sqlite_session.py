@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import resource
 import signal
 import sqlite3
@@ -13,7 +14,9 @@ from typing import Any
 
 _STEPS_PER_LOOK = 10_000
 _VALUE_BYTES_MAX = 8 << 20
-_RESULT_BYTES_MAX = 8 << 20
+_RESULT_BYTES_MAX = 8 << 20  # as JSON; a message has at most `wire.MESSAGE_MAX`
+_NAME_MAX = 200
+_ERROR_MAX = 2000
 _COUNT_MAX = 1_000_000
 _PATTERN_MAX = 1000  # matching takes their length times that of the text
 _READING = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
@@ -24,7 +27,7 @@ _PRAGMAS = frozenset(
     "index_info index_list index_xinfo pragma_list table_info table_list table_xinfo user_version".split()
 )
 _OF_ONE = frozenset(name for name in _PRAGMAS if name.endswith(("_info", "_xinfo", "_list", "_check")))
-_DEFINITIONS = "SELECT type, name, tbl_name, sql FROM main.sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+_DEFINITIONS = "SELECT type, name, tbl_name, sql FROM main.sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
 
 
 class Session:
@@ -66,7 +69,7 @@ class Session:
             try:
                 report = _result(connection.execute(statement), max_rows)
             except sqlite3.Error as exc:
-                report = {"error": str(exc)}
+                report = {"error": str(exc)[:_ERROR_MAX]}
             except MemoryError:
                 report = {"error": "out of memory"}
             except (ValueError, OverflowError, UnicodeError) as exc:  # such as a NUL in the statement
@@ -81,7 +84,8 @@ class Session:
         for database, connection in self._databases.items():
             for kind, name, table, sql in connection.execute(_DEFINITIONS).fetchall():
                 if kind != "index":  # they are told with their tables
-                    found[f"{database}.{name}"] = _digest(connection, kind, name, table, sql)
+                    short = name if len(name) <= _NAME_MAX else f"{name[:_NAME_MAX]}... {_sha(name)}"
+                    found[f"{database}.{short}"] = _digest(connection, kind, name, table, sql)
         self._looks = False
         return found
 
@@ -96,7 +100,7 @@ class Session:
         self, action: int, first: str | None, second: str | None, database: str | None, source: str | None
     ) -> int:
         del database, source
-        if self._looks:  # what the agent has defined still runs, such as a view
+        if self._looks:  # nothing that the agent has defined does more than read meanwhile
             return sqlite3.SQLITE_OK if action in (*_READING, sqlite3.SQLITE_PRAGMA) else sqlite3.SQLITE_DENY
         if action == sqlite3.SQLITE_PRAGMA:
             name = (first or "").lower()
@@ -118,15 +122,17 @@ def _result(cursor: sqlite3.Cursor, max_rows: int) -> dict[str, Any]:
     left_out = size = 0
     for row in cursor:
         if len(rows) < max_rows and size < _RESULT_BYTES_MAX:
-            size += sum(len(value) + 8 if isinstance(value, str | bytes) else 16 for value in row)
+            plain = [_plain(value) for value in row]
+            size += len(json.dumps(plain))
             if size < _RESULT_BYTES_MAX:
-                rows.append([_plain(value) for value in row])
+                rows.append(plain)
                 continue
         left_out += 1
         if left_out == _COUNT_MAX:
             break
     cursor.close()
-    return {"rows": rows, "columns": [each[0] for each in cursor.description or ()], "left_out": left_out}
+    columns = [each[0][:_NAME_MAX] for each in cursor.description or ()]
+    return {"rows": rows, "columns": columns, "left_out": left_out}
 
 
 def _plain(value: object) -> object:
@@ -138,22 +144,22 @@ def _size(connection: sqlite3.Connection) -> int:
     return int(pages * size)
 
 
+def _sha(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "backslashreplace")).hexdigest()
+
+
 def _digest(connection: sqlite3.Connection, kind: str, name: str, table: str, sql: str) -> str:
+    if kind != "table":
+        return _sha(kind, table, " ".join(sql.split()))
     quoted = '"' + name.replace('"', '""') + '"'
-    digest = hashlib.blake2b(f"{kind} {table}".encode("utf-8", "backslashreplace"), digest_size=16)
-    content = 0
+    rows = 0
     try:
-        if kind == "trigger":
-            digest.update(" ".join(sql.split()).encode("utf-8", "backslashreplace"))
-        else:
-            digest.update(repr(list(_shape(connection, quoted))).encode("utf-8", "backslashreplace"))
-            for row in connection.execute(f"SELECT * FROM main.{quoted}"):
-                text = repr(row).encode("utf-8", "backslashreplace")
-                content += int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "big")  # in whatever order
-    except (sqlite3.Error, MemoryError) as exc:  # a view may be of anything
+        shape = repr(list(_shape(connection, quoted)))
+        for row in connection.execute(f"SELECT * FROM main.{quoted}"):
+            rows += int(_sha(repr(row)), 16)  # in whatever order they come
+    except (sqlite3.Error, MemoryError) as exc:
         return f"unreadable: {exc}"
-    digest.update((content % (1 << 128)).to_bytes(16, "big"))
-    return digest.hexdigest()
+    return _sha(shape, str(rows))
 
 
 def _shape(connection: sqlite3.Connection, quoted: str) -> Iterator[object]:

@@ -1,10 +1,11 @@
 """InterCode's SQL data over this project's databases: golds that must score, recorded actions that must score again.
 
     python -m benchmarks.intercode_sql_data                              golds under both rewards, and the replay
+    python -m benchmarks.intercode_sql_data --prove                      and before each episode, are all tables as loaded
     python -m benchmarks.intercode_sql_data --envs 4 --data FOLDER       FOLDER holds sql/; by default CODECRAFT_DATA's
 
 The exit status is 1 if a gold that is valid SQL pays less than 1, if fewer steps than InterCode's own code reaches have
-the recorded reward, or if a miss has no explanation.
+the recorded reward, if a miss has no explanation, or if an episode began with a table that was not as loaded.
 """
 
 from __future__ import annotations
@@ -16,17 +17,15 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
-from benchmarks.proofs import EVERY, Proofs
 from codecraft_async.evaluation import EpisodeLog, EvalRules, GoldAgent, ReplayAgent, evaluate, read_log, tasks_of
-from codecraft_async.intercode import InterCodeVectorEnv, SqlEnv
+from codecraft_async.intercode import InterCodeEnv, SqlEnv, SqlVectorEnv
 from codecraft_curriculum import Dataset, load_dataset
 
-__all__ = ["GoldsMeasured", "Miss", "ReplayMeasured", "measure_golds", "measure_replay"]
+__all__ = ["GoldsMeasured", "Miss", "ProvedEnv", "ReplayMeasured", "measure_golds", "measure_replay"]
 
 Form = Literal["strict", "intercode"]
 
@@ -68,6 +67,28 @@ class Miss:
     why: str
 
 
+class ProvedEnv(SqlEnv):
+    """Compares all tables with those of the first episode of all, whenever one begins."""
+
+    loaded: ClassVar[Mapping[str, str]] = {}
+    proofs: ClassVar[int] = 0
+    unclean: ClassVar[list[str]] = []  # noqa: RUF012  # of all environments
+
+    async def reset_container(self) -> None:
+        """See `SqlEnv.reset_container`."""
+        await super().reset_container()
+        state = await self.engine.state()
+        ProvedEnv.loaded = ProvedEnv.loaded or state
+        ProvedEnv.proofs += 1
+        ProvedEnv.unclean += sorted(name for name, _ in state.items() ^ ProvedEnv.loaded.items())
+
+
+class ProvedVectorEnv(SqlVectorEnv):
+    """Many `ProvedEnv`s."""
+
+    env_class: ClassVar[type[InterCodeEnv] | None] = ProvedEnv
+
+
 @dataclass(frozen=True, slots=True)
 class ReplayMeasured:
     """How many recorded steps were executed again, and which of them were worth something else."""
@@ -86,26 +107,16 @@ class ReplayMeasured:
         return self.equal >= EQUAL_AT_LEAST and all(miss.why for miss in self.misses)
 
 
-class ProvedSqlEnv(SqlEnv):
-    """Looks after each reset whether all databases are as a server has them that was just loaded."""
-
-    def __init__(self, *args: Any, proofs: Proofs, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._proofs = proofs
-
-    async def reset_container(self) -> None:
-        """See `SqlEnv.reset_container`; the sandbox is new where nothing was restored."""
-        await super().reset_container()
-        self._proofs.see(await self.engine.state(), is_new=self.restored is None)
-
-
-async def measure_golds(folder: Path, *, form: Form, envs: int = 8, proofs: Proofs | None = None) -> GoldsMeasured:
-    """Run each gold as an action in an episode of its own, and submit."""
+async def measure_golds(folder: Path, *, form: Form, envs: int = 8, prove: bool = False) -> GoldsMeasured:
+    """Run each gold as an action in an episode of its own, and submit; with *prove*, see `ProvedEnv`."""
     dataset = load_dataset(folder / "sql" / "spider_dev_0_516.json")
-    async with _open(folder, dataset, envs, proofs or Proofs(), reward=form) as env:
+    env = _open(folder, dataset, envs, prove=prove, reward=form)
+    try:
         done = await evaluate(
             env, lambda task: GoldAgent(task, "ic_sql"), tasks_of(dataset), rules=EvalRules(stop_at=None)
         )
+    finally:
+        await env.aclose()
     others = {
         int(key): f"{episode.turns[-1].reward if episode.turns else 0}: {_reason(episode)}"
         for key, episode in done.episodes.items()
@@ -114,14 +125,17 @@ async def measure_golds(folder: Path, *, form: Form, envs: int = 8, proofs: Proo
     return GoldsMeasured(form, len(dataset), len(dataset) - len(others), others)
 
 
-async def measure_replay(folder: Path, *, envs: int = 8, proofs: Proofs | None = None) -> ReplayMeasured:
-    """Do again what GPT-4 did, each episode on databases as loaded, with the reward after every action."""
+async def measure_replay(folder: Path, *, envs: int = 8, prove: bool = False) -> ReplayMeasured:
+    """Do again what GPT-4 did, with the reward after every action; with *prove*, see `ProvedEnv`."""
     dataset = load_dataset(folder / "sql" / "spider_dev_0_516.json")
     recorded = read_log(folder / "sql" / "gpt4_0_516.json")
-    async with _open(folder, dataset, envs, proofs or Proofs(), reward="intercode", score_steps=True) as env:
+    env = _open(folder, dataset, envs, prove=prove, reward="intercode", score_steps=True)
+    try:
         tasks = tasks_of(dataset, [int(key) for key in recorded])
         rules = EvalRules(max_turns=20, stop_at=None)
         done = await evaluate(env, lambda task: ReplayAgent(recorded[task.name]), tasks, rules=rules)
+    finally:
+        await env.aclose()
     steps, misses = 0, list[Miss]()
     for key, episode in recorded.items():
         ours = done.episodes[key]
@@ -138,21 +152,11 @@ async def measure_replay(folder: Path, *, envs: int = 8, proofs: Proofs | None =
     return ReplayMeasured(steps, misses)
 
 
-def _open(
-    folder: Path, dataset: Dataset, envs: int, proofs: Proofs, **options: Any
-) -> AbstractAsyncContextManager[InterCodeVectorEnv]:
-    env = InterCodeVectorEnv(
-        envs,
-        env=ProvedSqlEnv,
-        proofs=proofs,
-        dump=folder / "sql" / "ic_spider_dbs.sql",
-        data_path=dataset,
-        sampler="sequential",
-        autoreset_mode="Disabled",
-        prove_every=EVERY,
-        **options,
+def _open(folder: Path, dataset: Dataset, envs: int, *, prove: bool, **options: Any) -> SqlVectorEnv:
+    kind = ProvedVectorEnv if prove else SqlVectorEnv
+    return kind(
+        envs, dump=folder / "sql" / "ic_spider_dbs.sql", data_path=dataset, autoreset_mode="Disabled", **options
     )
-    return proofs.of(env, len(dataset))
 
 
 def _reason(episode: EpisodeLog) -> str:
@@ -178,21 +182,25 @@ def data_folder(given: Path | None) -> Path:
     return given or Path(os.environ.get("CODECRAFT_DATA") or _BESIDE) / "intercode"
 
 
-async def _main(folder: Path, envs: int) -> bool:
+async def _main(folder: Path, envs: int, *, prove: bool) -> bool:
     good = True
     for form in ("intercode", "strict"):
-        golds = await measure_golds(folder, form=form, envs=envs)
+        golds = await measure_golds(folder, form=form, envs=envs, prove=prove)
         good = good and golds.is_good
         _say(f"golds, reward {form}: {golds.right} of {golds.rows} pay 1.0")
         for row, why in golds.others.items():
             _say(f"  {row}: {why}")
-    replay = await measure_replay(folder, envs=envs)
+    replay = await measure_replay(folder, envs=envs, prove=prove)
     _say(f"replay: {replay.equal} of {replay.steps} executed steps have the recorded reward")
     for miss in replay.misses:
         _say(f"  {miss.row}.{miss.step}: {miss.recorded} then, {miss.ours} now; {miss.why or '?'}: {miss.action[:100]}")
     for why, count in Counter(miss.why or "?" for miss in replay.misses).most_common():
         _say(f"  {count:3} {why}")
-    return good and replay.is_good
+    if prove:
+        _say(f"{ProvedEnv.proofs} episodes began, {len(ProvedEnv.unclean)} tables were not as loaded then")
+        for name in sorted(set(ProvedEnv.unclean)):
+            _say(f"  {name}")
+    return good and replay.is_good and not ProvedEnv.unclean
 
 
 def _say(line: str) -> None:
@@ -201,11 +209,16 @@ def _say(line: str) -> None:
 
 def main() -> None:
     """Measure, and say what came of it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.intercode_sql_data", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.intercode_sql_data",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data", type=Path, help="the folder of InterCode's data")
     parser.add_argument("--envs", type=int, default=8)
+    parser.add_argument("--prove", action="store_true", help="look at all tables before each episode")
     given = parser.parse_args()
-    sys.exit(0 if asyncio.run(_main(data_folder(given.data), given.envs)) else 1)
+    sys.exit(0 if asyncio.run(_main(data_folder(given.data), given.envs, prove=given.prove)) else 1)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -30,7 +30,6 @@ class Proofs:
     clean: int = 0
     different: int = 0
     failed: int = 0
-    _loaded: Mapping[str, str] | None = None
 
     def add(self, pool: SandboxPool) -> None:
         """Count what *pool* has restored and proved."""
@@ -39,14 +38,11 @@ class Proofs:
         self.different += stats.failed_proofs
         self.failed += stats.proof_errors
 
-    def see(self, databases: Mapping[str, str], *, is_new: bool) -> None:
-        """Take in digests of the databases of a sandbox, which are those of a new one, or were restored."""
-        if self._loaded is None and is_new:
-            self._loaded = databases
-        elif not is_new and databases == self._loaded:
-            self.clean += 1
-        elif databases != self._loaded:
-            self.different += 1
+    def take(self, *, episodes: int, different: int) -> None:
+        """Count so many episodes that were all looked at, of which some had found what was not as new."""
+        self.episodes += episodes
+        self.clean += episodes - different
+        self.different += different
 
     @property
     def missing(self) -> int:

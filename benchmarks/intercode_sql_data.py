@@ -1,7 +1,7 @@
 """InterCode's SQL data over this project's databases: golds that must score, recorded actions that must score again.
 
     python -m benchmarks.intercode_sql_data                              golds under both rewards, and the replay
-    python -m benchmarks.intercode_sql_data --prove                      and before each episode, are all tables as loaded
+    python -m benchmarks.intercode_sql_data --prove                      are all tables as loaded before each episode?
     python -m benchmarks.intercode_sql_data --envs 4 --data FOLDER       FOLDER holds sql/; by default CODECRAFT_DATA's
 
 The exit status is 1 if a gold that is valid SQL pays less than 1, if fewer steps than InterCode's own code reaches have
@@ -72,7 +72,7 @@ class ProvedEnv(SqlEnv):
 
     loaded: ClassVar[Mapping[str, str]] = {}
     proofs: ClassVar[int] = 0
-    unclean: ClassVar[list[str]] = []  # noqa: RUF012  # of all environments
+    unclean: ClassVar[list[str]] = []
 
     async def reset_container(self) -> None:
         """See `SqlEnv.reset_container`."""

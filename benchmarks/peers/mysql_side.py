@@ -1,4 +1,4 @@
-"""mysql-connector's side of the comparison: ``mysql_side.py PORT``; one connection, one buffered cursor, as InterCode."""
+"""mysql-connector's side of the comparison: ``mysql_side.py PORT``; one connection and cursor, as InterCode has it."""
 
 from __future__ import annotations
 

@@ -18,8 +18,17 @@ import numpy as np
 
 from benchmarks.bench import Bench
 from benchmarks.peer import Peer, environment, open_peer
-from benchmarks.results import BenchmarkError, Figure, RowSpec, Target, Unavailable, median_figure, percentile
-from benchmarks.results import medians, ratio_figure
+from benchmarks.results import (
+    BenchmarkError,
+    Figure,
+    RowSpec,
+    Target,
+    Unavailable,
+    median_figure,
+    medians,
+    percentile,
+    ratio_figure,
+)
 from codecraft_async.intercode.sql import SqlEnv, SqlVectorEnv
 from codecraft_async.intercode.sql_dump import SERVER_FOLDER, SqlDump
 from codecraft_async.intercode.sql_mariadb_answers import Answers
@@ -54,7 +63,11 @@ RUN: Final = RowSpec(
     "as above, without remembered answers",
 )
 READ: Final = RowSpec(
-    "sql_reset_read", "SQL reset after an episode that only read, p50", "ms", Target("<", 1), "SqlEnv.areset as its caller sees it"
+    "sql_reset_read",
+    "SQL reset after an episode that only read, p50",
+    "ms",
+    Target("<", 1),
+    "SqlEnv.areset as its caller sees it",
 )
 ROW: Final = RowSpec("sql_reset_row", "SQL reset after a changed row, p50", "ms", Target("<", 20), "as above")
 TABLE: Final = RowSpec(
@@ -95,7 +108,9 @@ def _play_all(
     python = environment("mysql", sys.executable, [_CONNECTOR])
     forgetful, mindful = (MariaDbSource(dump, answers=Answers(max_bytes=size)) for size in (0, 64 << 20))
     envs = [SqlVectorEnv(_ENVS, databases=source, backend="docker") for source in (forgetful, mindful)]
-    statements = [statement for turn in zip(*lanes, strict=True) for statement in turn]
+    statements = [
+        statement for lane in lanes for statement in lane
+    ]  # one after the other, as a USE holds until the next
     times: tuple[list[float], list[float], list[float]] = ([], [], [])
     try:
         for env in envs:
@@ -123,7 +138,10 @@ def _play(env: SqlVectorEnv, lanes: Sequence[Sequence[str]]) -> float:
 
 
 async def _theirs(python: Path, image: str, statements: list[str]) -> float:
-    async with _published_server(image) as port, open_peer("mysql-connector", python, "mysql_side.py", str(port)) as peer:
+    async with (
+        _published_server(image) as port,
+        open_peer("mysql-connector", python, "mysql_side.py", str(port)) as peer,
+    ):
         await _played(peer, statements)  # its server's tables are all to be open, as ours are
         return await _played(peer, statements)
 
@@ -139,7 +157,20 @@ async def _played(peer: Peer, statements: list[str]) -> float:
 async def _published_server(image: str) -> AsyncGenerator[int]:
     """Yield the port of a server with the same data and options, published on this machine, as InterCode's is."""
     name = f"codecraft-bench-mysql-{uuid.uuid4().hex[:12]}"
-    run = ["docker", "run", "--detach", "--rm", "--name", name, "--publish", "127.0.0.1::3306", image, "sh", "-c", _SERVE]
+    run = [
+        "docker",
+        "run",
+        "--detach",
+        "--rm",
+        "--name",
+        name,
+        "--publish",
+        "127.0.0.1::3306",
+        image,
+        "sh",
+        "-c",
+        _SERVE,
+    ]
     try:
         await _docker(run)
         yield int((await _docker(["docker", "port", name, "3306"])).splitlines()[0].rpartition(":")[2])
@@ -177,7 +208,9 @@ def measure_reset(bench: Bench) -> dict[str, Figure]:
 async def _measure_reset(bench: Bench, dump: SqlDump) -> dict[str, Figure]:
     rows = [{"query": "Who sings?", "gold": "SELECT Name FROM singer", "db": "concert_singer"}]
     source = MariaDbSource(dump, answers=Answers(max_bytes=0))
-    env = SqlEnv(databases=source, data_path=Dataset.from_rows(rows, name="resets"), reward="intercode", backend="docker")
+    env = SqlEnv(
+        databases=source, data_path=Dataset.from_rows(rows, name="resets"), reward="intercode", backend="docker"
+    )
     kinds = {
         READ.name: ("SELECT * FROM singer", "nothing", 0.0),
         ROW.name: ("UPDATE singer SET Age = 1 WHERE Singer_ID = 1", "rows", 0.0),
@@ -189,7 +222,9 @@ async def _measure_reset(bench: Bench, dump: SqlDump) -> dict[str, Figure]:
         await env.areset(index=0)
         for _ in range(bench.options.rounds):
             for name, (action, kind, pause_s) in kinds.items():
-                found[name].append(percentile([await _reset_ms(env, action, kind, pause_s) for _ in range(_RESETS)], 50))
+                found[name].append(
+                    percentile([await _reset_ms(env, action, kind, pause_s) for _ in range(_RESETS)], 50)
+                )
     finally:
         await env.aclose()
     thinking = {"after_thinking_ms": percentile(found.pop("thinking"), 50)}

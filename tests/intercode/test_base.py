@@ -15,7 +15,7 @@ from gymnasium.utils.env_checker import check_env
 from codecraft_async import EpisodeError
 from codecraft_async.curriculum import Dataset
 from codecraft_async.intercode import InterCodeEnv, InterCodeVectorEnv
-from codecraft_async.pool import FakeLauncher, LaunchError
+from codecraft_async.pool import FakeLauncher, LaunchError, SandboxLost
 from tests.intercode.fakes import DATA, Sayings, answer, sayings
 
 pytestmark = pytest.mark.anyio
@@ -57,6 +57,28 @@ async def test_every_episode_has_a_new_sandbox() -> None:
     assert "x" == (await env.astep("recall"))[0]
     await env.areset(index=0)
     assert "" == (await env.astep("recall"))[0]
+    await env.aclose()
+
+
+async def test_an_environment_may_keep_its_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it says that it has made the one at hand as good as new; else, or when that is lost, another is had."""
+    kept = [True, True, False]
+
+    async def restore_container(self: Sayings) -> bool:
+        if len(kept) == 2:
+            self.sandbox.close()
+            raise SandboxLost(self.sandbox.id, "it died over that")
+        return kept[0]
+
+    monkeypatch.setattr(Sayings, "restore_container", restore_container)
+    env = sayings()
+    await env.areset(index=0)
+    await env.astep("keep x")
+    for expected in ("x", "", ""):
+        await env.areset(index=0)
+        kept.pop(0)
+        assert expected == (await env.astep("recall"))[0]
+        await env.astep("keep y")
     await env.aclose()
 
 

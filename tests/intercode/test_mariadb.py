@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,6 +15,10 @@ from codecraft_async import EpisodeError
 from codecraft_async.intercode.sql_engine import Restored, SqlResult
 from codecraft_async.intercode.sql_mariadb import MariaDb
 from codecraft_async.intercode.sql_mariadb_answers import Answers
+from codecraft_async.intercode.sql_mariadb_link import LinkLost
+from codecraft_async.intercode.sql_mariadb_relay import RelayLink
+from codecraft_async.intercode.sql_mariadb_server import SLOTS
+from codecraft_async.intercode.sql_mariadb_wire import Command, Reader, encode_command
 from codecraft_async.pool import DockerLauncher, Sandbox, SandboxSpec, connect_daemon
 from codecraft_pool import Images
 from tests.conftest import UVLOOP, alone
@@ -22,6 +27,7 @@ from tests.intercode.mariadb import shop
 pytestmark = [pytest.mark.anyio, pytest.mark.docker, pytest.mark.timeout(300)]
 
 LIMIT_S = 20.0
+ANSWERS = Answers()
 COUNT = "SELECT COUNT(*) FROM item"
 FILL = (
     "INSERT INTO item SELECT {0} + a.id * 1000 + b.n, 1, REPEAT('x', 60000), 1, NULL, NULL, NULL, 0, NULL, NULL, NULL"
@@ -47,7 +53,7 @@ async def make_sandbox() -> AsyncGenerator[Sandbox]:
 @pytest.fixture(scope="module", name="measured")
 async def make_measured(sandbox: Sandbox) -> AsyncGenerator[tuple[MariaDb, Mapping[str, str]]]:
     """An engine, and all that can be seen of it when it is new."""
-    engine = MariaDb(sandbox, max_rows=1000, grace_s=1.5)
+    engine = MariaDb(sandbox, max_rows=1000, answers=ANSWERS, grace_s=1.5)
     await engine.begin("shop", read_only=False)
     yield engine, await engine.facts()
     await engine.aclose()
@@ -225,6 +231,23 @@ async def test_a_disk_that_is_full(engine: MariaDb) -> None:
     assert result.error, "256 MiB hold more than that"
 
 
+async def test_a_relay(engine: MariaDb, sandbox: Sandbox) -> None:
+    """Where nothing outside reaches the server's socket, a program in the sandbox carries the same session."""
+    await run(engine, COUNT)
+    for slot in SLOTS:  # the server is in one of them
+        with suppress(LinkLost):
+            link = await RelayLink.connect(sandbox, f"{slot}/socket", "admin", "admin")
+            break
+    readers = Reader(), Reader(), Reader(max_rows=2)
+    statements = b"USE shop", b"SELECT name FROM item ORDER BY id", b"SELECT REPEAT('x', 300) FROM seq_1_to_5000"
+    await link.ask(b"".join(encode_command(Command.QUERY, each) for each in statements), *readers)
+    assert [("chair",), ("café",)] == readers[1].rows
+    assert (2, 4998, True) == (len(readers[2].rows or ()), readers[2].rows_left_out, link.thread > 0)
+    link.close()
+    with pytest.raises(LinkLost):
+        await link.ask(encode_command(Command.PING), Reader())
+
+
 async def test_readers(engine: MariaDb) -> None:
     """Where the agent may only read, it can."""
     await engine.begin("shop", read_only=True)
@@ -236,20 +259,17 @@ async def test_readers(engine: MariaDb) -> None:
     assert "No database selected" == (await engine.execute(COUNT, limit_s=LIMIT_S)).error
 
 
-async def test_known_answers(engine: MariaDb, sandbox: Sandbox) -> None:
+async def test_known_answers(engine: MariaDb) -> None:
     """The same read of the same data runs once for all episodes; what depends on the session before it, or on what has
     changed, runs."""
-    answers = Answers()
-    other = MariaDb(sandbox, answers=answers)
-    other._servers.current = engine._servers.current  # the same one, so that no other has to be started
+    ANSWERS.forget()
+    found = ANSWERS.found
     for number in range(2):
-        await other.begin("shop", read_only=False)
-        assert ((2,),) == (await run(other, COUNT)).rows
-        assert ((2,),) == (await other.gold("shop", COUNT, limit_s=LIMIT_S)).rows
-        assert ((1,),) == (await run(other, "SELECT id FROM item ORDER BY id LIMIT 1", "SELECT FOUND_ROWS()")).rows
-        await run(other, "DELETE FROM item")
-        assert ((0,),) == (await run(other, COUNT)).rows
-        assert Restored.ROWS is await other.restore()
-        assert 1 + 3 * number == answers.found
-    other._servers.current = None
-    await other.aclose()
+        await engine.begin("shop", read_only=False)
+        assert ((2,),) == (await run(engine, COUNT)).rows
+        assert ((2,),) == (await engine.gold("shop", COUNT, limit_s=LIMIT_S)).rows
+        assert ((1,),) == (await run(engine, "SELECT id FROM item ORDER BY id LIMIT 1", "SELECT FOUND_ROWS()")).rows
+        await run(engine, "DELETE FROM item")
+        assert ((0,),) == (await run(engine, COUNT)).rows
+        assert Restored.ROWS is await engine.restore()
+        assert found + 1 + 3 * number == ANSWERS.found

@@ -39,8 +39,8 @@ def test_the_digest_follows_the_recipe() -> None:
 
 
 def test_the_builtin_recipe() -> None:
-    """There are recipes for codecraft/base, and for codecraft/c beside it."""
-    assert ["codecraft/base", "codecraft/c", "codecraft/nl2bash"] == list(builtin_recipes())
+    """There are recipes for codecraft/base, and for the images of environments beside it."""
+    assert ["codecraft/base", "codecraft/c", "codecraft/nl2bash", "codecraft/sql"] == list(builtin_recipes())
 
 
 @pytest.mark.parametrize(

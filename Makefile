@@ -10,12 +10,12 @@ NEEDED := bwrap:bubblewrap busybox:busybox cc:gcc
 GUEST_SOURCES := $(wildcard pool/guest/*.c pool/guest/*.h) hatch_build.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system daemon demo test lint check bench soak format clean
+.PHONY: help setup system daemon demo test lint check bench bench-data soak format clean
 
 help:
 	@echo "make demo [BACKEND=auto|docker|local]   run the built-in tasks in 16 sandboxes"
 	@echo "make test                               run everything that checks the project"
-	@echo "make lint | check | bench | soak | format | clean"
+	@echo "make lint | check | bench | bench-data | soak | format | clean"
 
 setup: system .venv/installed
 
@@ -74,6 +74,9 @@ test: setup
 
 bench: setup
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-data: setup
+	@$(BIN)/python -m benchmarks.intercode $(BENCH_ARGS)
 
 soak: setup
 	@status=0; for backend in local docker; do \

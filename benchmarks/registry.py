@@ -12,6 +12,8 @@ from benchmarks.rows import (
     acquire,
     docker_start,
     idle,
+    intercode_bash,
+    intercode_bash_times,
     intercode_sql,
     local_start,
     nitrobox,
@@ -46,6 +48,8 @@ MEASUREMENTS: Final = (
     Measurement(idle.ROWS, idle.measure),
     Measurement(nitrobox.ROWS, nitrobox.measure),
     Measurement(swerex.ROWS, swerex.measure),
+    Measurement(intercode_bash.ROWS, intercode_bash.measure),
+    Measurement(intercode_bash_times.ROWS, intercode_bash_times.measure),
     Measurement(intercode_sql.ROWS_RATE, intercode_sql.measure_rate),
     Measurement(intercode_sql.ROWS_RESET, intercode_sql.measure_reset),
 )

@@ -24,7 +24,18 @@ NO_DAEMON: Final = pytest.StashKey[str]()
 REAPING: Final = frozenset(
     f"test_{name}.py"
     for name in (
-        *("backend", "benchmark", "cgroups", "cli", "code_vector", "demo", "demo_metrics", "leftovers", "packaging"),
+        *(
+            "backend",
+            "benchmark",
+            "benchmark_intercode",
+            "cgroups",
+            "cli",
+            "code_vector",
+            "demo",
+            "demo_metrics",
+            "leftovers",
+            "packaging",
+        ),
         *(
             "bash",
             "hostile_bash",

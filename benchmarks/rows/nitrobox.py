@@ -13,8 +13,9 @@ from typing import Final
 
 from benchmarks.bench import Bench
 from benchmarks.beside import CHECK, COMMAND, DISTURB, NUMBER, open_ours, our_rate, our_reset
+from benchmarks.docker_cli import docker
 from benchmarks.peer import environment, find_python, open_peer
-from benchmarks.results import BenchmarkError, Figure, RowSpec, Target, medians, percentile, ratio_figure
+from benchmarks.results import Figure, RowSpec, Target, medians, percentile, ratio_figure
 from codecraft_pool.spec import DEFAULT_IMAGE
 
 _RESETS: Final = 10  # in each round
@@ -58,10 +59,10 @@ def _root_file_system() -> Generator[str]:
     name = f"codecraft-bench-{os.getpid()}-root"
     with tempfile.TemporaryDirectory(prefix="codecraft-bench-root-") as folder:
         try:
-            _docker("create", "--network", "none", "--name", name, DEFAULT_IMAGE, "true")
-            _docker("export", "--output", f"{folder}/root.tar", name)
+            docker("create", "--network", "none", "--name", name, DEFAULT_IMAGE, "true")
+            docker("export", "--output", f"{folder}/root.tar", name)
         finally:
-            _docker("rm", "-f", name, may_fail=True)
+            docker("rm", "-f", name, may_fail=True)
         root = f"{folder}/root"
         os.mkdir(root)
         subprocess.run(["tar", "-x", "-f", f"{folder}/root.tar", "-C", root], check=True, timeout=_EXPORT_LIMIT_S)
@@ -70,15 +71,6 @@ def _root_file_system() -> Generator[str]:
             yield root
         finally:
             shutil.rmtree(root, ignore_errors=True)
-
-
-def _docker(*words: str, may_fail: bool = False) -> None:
-    try:
-        done = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=_EXPORT_LIMIT_S)
-    except (OSError, subprocess.SubprocessError) as exc:
-        raise BenchmarkError(f"`docker {words[0]}` failed: {exc}") from exc
-    if done.returncode != 0 and not may_fail:
-        raise BenchmarkError(f"`docker {words[0]}` failed: {' '.join(done.stderr.split())[-200:]}")
 
 
 async def _measure(bench: Bench, python: Path, root: str) -> dict[str, Figure]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,14 +12,14 @@ from typing import Final
 
 from benchmarks.bench import Bench
 from benchmarks.beside import CHECK, COMMAND, DISTURB, NUMBER, open_ours, our_rate, our_reset
+from benchmarks.docker_cli import docker, labelled
 from benchmarks.peer import FOLDER, environment, install_into, open_peer
-from benchmarks.results import BenchmarkError, Figure, RowSpec, Target, Unavailable, medians, percentile, ratio_figure
+from benchmarks.results import Figure, RowSpec, Target, Unavailable, medians, percentile, ratio_figure
 from codecraft_pool.spec import DEFAULT_IMAGE
 
 _PACKAGES: Final = ("swe-rex==1.4.0", "aiohttp")  # the second is imported by the first, and not among what it asks for
 _RESETS: Final = 10  # of ours in each round; of theirs one, which takes a second
 _RESET_ROUNDS: Final = 3
-_CALL_LIMIT_S: Final = 60.0
 _SERVER: Final = """#!/usr/bin/python3
 import sys
 
@@ -61,7 +60,7 @@ def measure(bench: Bench) -> dict[str, Figure]:
 def _server_folder() -> Path:
     """Return a folder with SWE-ReX's server, to be bound into containers, for the Python that is in the image."""
     script = "import sys; print('%d.%d' % sys.version_info[:2])"
-    version = _docker("run", "--rm", "--network", "none", DEFAULT_IMAGE, "python3", "-c", script).strip()
+    version = docker("run", "--rm", "--network", "none", DEFAULT_IMAGE, "python3", "-c", script).strip()
     folder = FOLDER / f"swe-rex-1.4.0-server-{version}"
     if not (folder / "complete").exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -79,23 +78,12 @@ def _network() -> Generator[str]:
     should SWE-ReX not have come to that.
     """
     network = f"codecraft-bench-{os.getpid()}"
-    _docker("network", "create", network)
+    docker("network", "create", network)
     try:
-        yield network
+        with labelled(network):
+            yield network
     finally:
-        for container in _docker("ps", "-a", "-q", "--filter", f"label={network}").split():
-            _docker("rm", "-f", container)
-        _docker("network", "rm", network)
-
-
-def _docker(*words: str) -> str:
-    try:
-        done = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=_CALL_LIMIT_S)
-    except (OSError, subprocess.SubprocessError) as exc:
-        raise BenchmarkError(f"`docker {words[0]}` failed: {exc}") from exc
-    if done.returncode != 0:
-        raise BenchmarkError(f"`docker {words[0]}` failed: {' '.join(done.stderr.split())[-200:]}")
-    return done.stdout
+        docker("network", "rm", network)
 
 
 async def _measure(bench: Bench, python: Path, folder: Path, network: str) -> dict[str, Figure]:

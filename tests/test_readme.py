@@ -96,7 +96,7 @@ def test_the_table_of_options_is_complete() -> None:
 def test_the_registered_ids_are_listed_with_their_options() -> None:
     """In the README, and in the docstring of the package, which has every option of the table."""
     ours = [name for name, spec in gymnasium.registry.items() if "codecraft_async" in str(spec.entry_point)]
-    assert 7 == len(ours)
+    assert "codecraft/Code-v0" in ours
     docstring = codecraft_async.__doc__ or ""
     for name in ours:
         assert f"| `{name}` |" in README

@@ -10,7 +10,7 @@ import time
 import uuid
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +39,7 @@ from codecraft_pool import Images, connect_daemon
 
 _CONNECTOR: Final = "mysql-connector-python==9.1.0"
 _ENVS: Final = 8
+_TURNS: Final = 200  # of each environment in a pass: about half of what is recorded
 _RESETS: Final = 15  # in each round
 _THINKING_S: Final = 0.5
 _DOCKER_LIMIT_S: Final = 60.0
@@ -112,18 +113,21 @@ def _play_all(
         statement for lane in lanes for statement in lane
     ]  # one after the other, as a USE holds until the next
     times: tuple[list[float], list[float], list[float]] = ([], [], [])
+    theirs = AsyncExitStack()
     try:
+        peer = bench.run(_open_theirs(theirs, python, dump.name))
         for env in envs:
             env.reset(seed=0)
         for number in range(bench.options.rounds + 1):
             mindful.answers.forget()
             passes = [_play(env, lanes) for env in envs]
-            passes.append(bench.run(_theirs(python, dump.name, statements)))
+            passes.append(bench.run(_played(peer, statements)))
             for taken, each in zip(times, passes, strict=True) if number else ():
                 taken.append(each)
     finally:
         for env in envs:
             env.close()
+        bench.run(theirs.aclose())
     return times
 
 
@@ -137,13 +141,9 @@ def _play(env: SqlVectorEnv, lanes: Sequence[Sequence[str]]) -> float:
     return time.perf_counter() - began
 
 
-async def _theirs(python: Path, image: str, statements: list[str]) -> float:
-    async with (
-        _published_server(image) as port,
-        open_peer("mysql-connector", python, "mysql_side.py", str(port)) as peer,
-    ):
-        await _played(peer, statements)  # its server's tables are all to be open, as ours are
-        return await _played(peer, statements)
+async def _open_theirs(stack: AsyncExitStack, python: Path, image: str) -> Peer:
+    port = await stack.enter_async_context(_published_server(image))
+    return await stack.enter_async_context(open_peer("mysql-connector", python, "mysql_side.py", str(port)))
 
 
 async def _played(peer: Peer, statements: list[str]) -> float:
@@ -277,5 +277,5 @@ def _lanes(folder: Path) -> list[list[str]]:
             for action, observed in turns
             if not observed.startswith("Format your SQL") and effect_of(action) is Effect.READ
         ]
-    shortest = min(map(len, lanes))
+    shortest = min(_TURNS, *map(len, lanes))
     return [lane[:shortest] for lane in lanes]

@@ -36,6 +36,9 @@ from codecraft_async.intercode.sql_mariadb_statements import Effect, effect_of
 from codecraft_async.intercode.sql_sources import MariaDbSource
 from codecraft_curriculum import Dataset
 from codecraft_pool import Images, connect_daemon
+from codecraft_pool.containers import OWNER_LABEL, ROLE_LABEL
+from codecraft_pool.leftovers import origin_labels
+from codecraft_pool.owner import Owner
 
 _CONNECTOR: Final = "mysql-connector-python==9.1.0"
 _ENVS: Final = 8
@@ -157,22 +160,15 @@ async def _played(peer: Peer, statements: list[str]) -> float:
 async def _published_server(image: str) -> AsyncGenerator[int]:
     """Yield the port of a server with the same data and options, published on this machine, as InterCode's is."""
     name = f"codecraft-bench-mysql-{uuid.uuid4().hex[:12]}"
-    run = [
-        "docker",
-        "run",
-        "--detach",
-        "--rm",
-        "--name",
-        name,
-        "--publish",
-        "127.0.0.1::3306",
-        image,
-        "sh",
-        "-c",
-        _SERVE,
-    ]
+    labels = {
+        OWNER_LABEL: str(Owner.current()),
+        ROLE_LABEL: "peer",
+        **origin_labels(),
+    }  # for a reaper, if we are killed
+    words = [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
+    run = ["docker", "run", "--detach", "--rm", "--name", name, "--publish", "127.0.0.1::3306", *words]
     try:
-        await _docker(run)
+        await _docker([*run, image, "sh", "-c", _SERVE])
         yield int((await _docker(["docker", "port", name, "3306"])).splitlines()[0].rpartition(":")[2])
     finally:
         await _docker(["docker", "rm", "--force", name])

@@ -10,7 +10,7 @@ import time
 import uuid
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,9 +36,13 @@ from codecraft_async.intercode.sql_mariadb_statements import Effect, effect_of
 from codecraft_async.intercode.sql_sources import MariaDbSource
 from codecraft_curriculum import Dataset
 from codecraft_pool import Images, connect_daemon
+from codecraft_pool.containers import OWNER_LABEL, ROLE_LABEL
+from codecraft_pool.leftovers import origin_labels
+from codecraft_pool.owner import Owner
 
 _CONNECTOR: Final = "mysql-connector-python==9.1.0"
 _ENVS: Final = 8
+_TURNS: Final = 200  # of each environment in a pass: about half of what is recorded
 _RESETS: Final = 15  # in each round
 _THINKING_S: Final = 0.5
 _DOCKER_LIMIT_S: Final = 60.0
@@ -112,18 +116,21 @@ def _play_all(
         statement for lane in lanes for statement in lane
     ]  # one after the other, as a USE holds until the next
     times: tuple[list[float], list[float], list[float]] = ([], [], [])
+    theirs = AsyncExitStack()
     try:
+        peer = bench.run(_open_theirs(theirs, python, dump.name))
         for env in envs:
             env.reset(seed=0)
         for number in range(bench.options.rounds + 1):
             mindful.answers.forget()
             passes = [_play(env, lanes) for env in envs]
-            passes.append(bench.run(_theirs(python, dump.name, statements)))
+            passes.append(bench.run(_played(peer, statements)))
             for taken, each in zip(times, passes, strict=True) if number else ():
                 taken.append(each)
     finally:
         for env in envs:
             env.close()
+        bench.run(theirs.aclose())
     return times
 
 
@@ -137,13 +144,9 @@ def _play(env: SqlVectorEnv, lanes: Sequence[Sequence[str]]) -> float:
     return time.perf_counter() - began
 
 
-async def _theirs(python: Path, image: str, statements: list[str]) -> float:
-    async with (
-        _published_server(image) as port,
-        open_peer("mysql-connector", python, "mysql_side.py", str(port)) as peer,
-    ):
-        await _played(peer, statements)  # its server's tables are all to be open, as ours are
-        return await _played(peer, statements)
+async def _open_theirs(stack: AsyncExitStack, python: Path, image: str) -> Peer:
+    port = await stack.enter_async_context(_published_server(image))
+    return await stack.enter_async_context(open_peer("mysql-connector", python, "mysql_side.py", str(port)))
 
 
 async def _played(peer: Peer, statements: list[str]) -> float:
@@ -157,22 +160,15 @@ async def _played(peer: Peer, statements: list[str]) -> float:
 async def _published_server(image: str) -> AsyncGenerator[int]:
     """Yield the port of a server with the same data and options, published on this machine, as InterCode's is."""
     name = f"codecraft-bench-mysql-{uuid.uuid4().hex[:12]}"
-    run = [
-        "docker",
-        "run",
-        "--detach",
-        "--rm",
-        "--name",
-        name,
-        "--publish",
-        "127.0.0.1::3306",
-        image,
-        "sh",
-        "-c",
-        _SERVE,
-    ]
+    labels = {
+        OWNER_LABEL: str(Owner.current()),
+        ROLE_LABEL: "peer",
+        **origin_labels(),
+    }  # for a reaper, if we are killed
+    words = [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
+    run = ["docker", "run", "--detach", "--rm", "--name", name, "--publish", "127.0.0.1::3306", *words]
     try:
-        await _docker(run)
+        await _docker([*run, image, "sh", "-c", _SERVE])
         yield int((await _docker(["docker", "port", name, "3306"])).splitlines()[0].rpartition(":")[2])
     finally:
         await _docker(["docker", "rm", "--force", name])
@@ -277,5 +273,5 @@ def _lanes(folder: Path) -> list[list[str]]:
             for action, observed in turns
             if not observed.startswith("Format your SQL") and effect_of(action) is Effect.READ
         ]
-    shortest = min(map(len, lanes))
+    shortest = min(_TURNS, *map(len, lanes))
     return [lane[:shortest] for lane in lanes]

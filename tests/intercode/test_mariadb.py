@@ -88,6 +88,14 @@ async def kill_servers(sandbox: Sandbox, signal: str) -> None:
     assert 0 == (await sandbox.run(["/bin/sh", "-c", loop, signal])).exit_code
 
 
+async def relayed(sandbox: Sandbox) -> RelayLink:
+    """A session of the server, in whichever slot it is, through a relay."""
+    for slot in SLOTS:
+        with suppress(LinkLost):
+            return await RelayLink.connect(sandbox, f"{slot}/socket", "admin", "admin")
+    raise AssertionError("there is no server")
+
+
 async def test_values_as_clients_have_them(engine: MariaDb) -> None:
     """Types are mysql-connector's, texts any character; a statement without a result has none."""
     result = await run(engine, "SELECT * FROM Item ORDER BY id")
@@ -238,10 +246,7 @@ async def test_a_disk_that_is_full(engine: MariaDb) -> None:
 async def test_a_relay(engine: MariaDb, sandbox: Sandbox) -> None:
     """Where nothing outside reaches the server's socket, a program in the sandbox carries the same session."""
     await run(engine, COUNT)
-    for slot in SLOTS:  # the server is in one of them
-        with suppress(LinkLost):
-            link = await RelayLink.connect(sandbox, f"{slot}/socket", "admin", "admin")
-            break
+    link = await relayed(sandbox)
     readers = Reader(), Reader(), Reader(max_rows=2)
     statements = b"USE shop", b"SELECT name FROM item ORDER BY id", b"SELECT REPEAT('x', 300) FROM seq_1_to_5000"
     await link.ask(b"".join(encode_command(Command.QUERY, each) for each in statements), *readers)

@@ -98,12 +98,13 @@ async def test_what_is_not_paid(env: BashEnv) -> None:
 async def test_nothing_runs_while_a_submission_is_compared(env: BashEnv) -> None:
     """A daemon that waits for it ends before it; in between, it lives on."""
     await env.areset(index=1)
-    await env.astep("echo x > /t/new; (while sleep 0.01; do date +%N > /srv/now; done) >/dev/null 2>&1 &")
-    before = (await env.astep("cat /srv/now"))[0]
-    assert before != (await env.astep("sleep 0.1; cat /srv/now"))[0]
+    await env.astep("echo x > /t/new; (while sleep 0.01; do echo >> /srv/log; done) >/dev/null 2>&1 &")
+    for _ in range(2):
+        grows = "n=$(cat /srv/log | wc -l); until [ $(cat /srv/log | wc -l) -gt $n ]; do sleep 0.01; done"
+        assert (await env.astep(grows))[4]["action_executed"]
     _, reward, *_, info = await env.astep("submit")
     assert pytest.approx(1 / 3) == reward
-    assert ["/etc/group", "/srv/now"] == info["differences"]
+    assert ["/etc/group", "/srv/log"] == info["differences"]
     assert 0 == (await env.sandbox.stat()).processes
 
 

@@ -42,7 +42,14 @@ Borrow = Callable[[], AbstractAsyncContextManager[Sandbox]]
 
 
 class CorruptRow(Exception):
-    """A row that tells nothing of any agent: its patches do not apply, or its gold does not make its tests pass."""
+    """A row that tells nothing of any agent: its patches do not apply, or its gold does not make its tests pass.
+
+    `may_pass`: the next time it may be another, for it was the tests' time that was over.
+    """
+
+    def __init__(self, reason: str, *, may_pass: bool = False) -> None:
+        super().__init__(reason)
+        self.may_pass = may_pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +121,8 @@ class References:
                 try:
                     found: Reference | CorruptRow = await judge.look_up()
                 except CorruptRow as exc:
+                    if exc.may_pass:
+                        raise
                     found = exc
                 if len(self._known) >= _REFERENCES_MAX:
                     old = next(iter(self._known))
@@ -122,7 +131,7 @@ class References:
                 self._known[key] = found
             found = self._known[key]
         if isinstance(found, CorruptRow):
-            raise CorruptRow(*found.args)
+            raise CorruptRow(str(found))
         return found
 
 
@@ -172,7 +181,8 @@ class Judge:
             tried = replace(tried, decoys=good)
             verdict = await self.grade(tried, gold)
         if verdict.reason:
-            raise CorruptRow(f"the gold does not make its own tests pass: {verdict.reason}")
+            reason = f"the gold does not make its own tests pass: {verdict.reason}"
+            raise CorruptRow(reason, may_pass=bool(verdict.run.problem))
         return replace(tried, gold=verdict)
 
     def _draw_decoys(self, reference: Reference, kept: Collection[str]) -> tuple[Files, list[TestName]]:

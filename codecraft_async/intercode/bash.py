@@ -83,7 +83,7 @@ class BashEnv(InterCodeEnv):
         super().__init__(*args, **options)
         self._form = reward
         self._compat = compat
-        self._golds = golds or Golds()
+        self._golds = Golds() if golds is None else golds
         self._times: GitTimes | None = GitTimes() if git_times else None
         self._gold_times: GitTimes | None = GitTimes() if git_times else None
         self._shell: Shell | None = None

@@ -47,11 +47,11 @@ def test_requests_that_arrive_together(guest: Guest) -> None:
             frames.append(encode_run(request_id, ["true"], cwd=cwd))
             started.append((request_id, cwd))
         else:
-            said = f"{number} {len(large) * (number % 4)}"
+            output_expected = f"{number} {len(large) * (number % 4)}"
             variables = [f"V{part}={large}" for part in range(number % 4)]
             script = f"echo {number} $(env | tr -dc x | wc -c)"
             frames.append(encode_run(request_id, ["sh", "-c", script], env=["PATH=/usr/bin:/bin", *variables]))
-            started.append((request_id, said))
+            started.append((request_id, output_expected))
     guest.send(b"".join(frames))
     for request_id, expected in started:
         *output, end = guest.frames_of(request_id)

@@ -33,6 +33,7 @@ struct launch {
 	const struct run_request *request;
 	const int *streams;
 	volatile struct refusal refusal; /* the child's word to the guest */
+	volatile bool hidden;   /* the memory is not dumpable, although the child has changed its user */
 	volatile int borrowed;  /* the kernel zeroes it when the child lets go of the memory */
 };
 
@@ -131,13 +132,15 @@ static int execute(char *const *argv, char *const *envp)
 
 /* System calls, not libc's wrappers: those would tell the guest's other threads, of which there are none,
  * and keep notes in the memory that is only borrowed. */
-static int become(const struct guest *guest, struct owner owner)
+static int become(struct launch *launch, struct owner owner)
 {
+	const struct guest *guest = launch->guest;
+
 	if (!guest->options.self && (syscall(SYS_setresgid, owner.gid, owner.gid, owner.gid) < 0 ||
 	                             syscall(SYS_setresuid, owner.uid, owner.uid, owner.uid) < 0))
 		return 1;
 	/* The memory is the guest's: not for its new user to trace, whatever the machine lets such processes do. */
-	syscall(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	launch->hidden = syscall(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0) == 0;
 	if (guest->options.root.layer && owner.uid == 0)
 		return drop_to_roots_capabilities() < 0;
 	return drop_all_capabilities() < 0;
@@ -189,7 +192,7 @@ static int child(void *argument)
 	setsid();
 	take_streams(launch->streams);
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-	if (become(launch->guest, request->owner)) {
+	if (become(launch, request->owner)) {
 		say(request->argv[0], ": cannot become its user\n");
 		_exit(STATUS_NOT_EXECUTABLE);
 	}
@@ -312,7 +315,8 @@ pid_t spawn(struct guest *guest, const struct run_request *request, const int st
 	*launch = (struct launch){.guest = guest, .request = request, .streams = streams};
 	forget_peak(guest);
 	pid = start_child(launch);
-	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* the child's change of user may have reset it */
+	if (!launch->hidden) /* the child's change of user may have reset it */
+		prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	refusal->cwd = launch->refusal.cwd;
 	refusal->program = launch->refusal.program;
 	if (pid > 0 && refusal->cwd != 0) {

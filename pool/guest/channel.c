@@ -18,9 +18,11 @@ struct header {
 /* Reads what is there, at most a chunk: a frame gets memory as its bytes arrive. */
 int channel_read(struct guest *guest, bool *ended)
 {
-	unsigned char *room = queue_room(&guest->requests, CHUNK);
+	unsigned char *room;
 	ssize_t size;
 
+	run_settle_start(guest);
+	room = queue_room(&guest->requests, CHUNK);
 	if (room == NULL)
 		return fail(&guest->last_words, ENOMEM, "out of memory for a request");
 	size = read(guest->channel_in, room, CHUNK);
@@ -76,9 +78,12 @@ int channel_handle(struct guest *guest)
 			return 1;
 		if (queue_size(requests) - HEADER_BYTES < header.size)
 			return 0;
+		run_settle_start(guest);
 		if (handle_request(guest, header.id, header.kind, requests->bytes + requests->head + HEADER_BYTES,
 		                   header.size))
 			return 1;
+		if (requests->swollen)
+			run_settle_start(guest); /* the memory may go */
 		queue_drop(requests, HEADER_BYTES + header.size);
 	}
 	return 0;

@@ -113,11 +113,6 @@ struct run_request {
 	const struct tool *tool; /* instead of a program: work for a copy of the guest */
 };
 
-/* Why a started process did not become the command; errno values, 0 if it did. */
-struct refusal {
-	int cwd, program;
-};
-
 /* What a persistent shell has beyond a command. Its process and pipes are those of its run. */
 struct shell {
 	int status; /* read end of the descriptor on which it reports, -1 = closed */
@@ -217,6 +212,7 @@ struct guest {
 	struct run runs[RUNS_MAX];
 	int runs_end; /* no place from here on is taken: with few commands, every look at all of them is short */
 	struct shell shells[SHELLS_MAX];
+	struct run *starting; /* may not have executed its command yet, and still read the request for it */
 	size_t input_waiting; /* standard input that waits, all commands */
 	int orphans[ORPHANS_MAX];
 	size_t orphans_count;
@@ -312,6 +308,7 @@ void run_take(struct guest *guest, struct run *run, uint32_t id, struct shell *s
 void run_discard(struct guest *guest, struct run *run);
 bool run_goes_on(const struct run *run);
 int run_begin(struct guest *guest, uint32_t id, const struct run_request *request, int failed, struct failure *why);
+bool run_settle_start(struct guest *guest);
 void run_raise_score(const struct guest *guest, struct run *run);
 void run_cancel(struct guest *guest, uint32_t id);
 void run_interrupt(struct guest *guest, uint32_t id);
@@ -362,7 +359,9 @@ int kill_everything(struct guest *guest, uint32_t *killed, struct failure *why);
 
 /* spawn.c */
 enum { SHELL_STATUS_FD = 9, STREAMS = 4 }; /* stdin, stdout, stderr, a shell's status */
-pid_t spawn(struct guest *guest, const struct run_request *request, const int streams[STREAMS], struct refusal *refusal);
+pid_t spawn(struct guest *guest, const struct run_request *request, const int streams[STREAMS]);
+bool spawn_is_under_way(void);
+int spawn_settle(bool is_reaped, struct failure *why);
 
 /* processes.c: what /proc shows */
 #define NOBODY (-1)

@@ -1,12 +1,12 @@
 /* Whose powers the guest acts with: its own, those of the user it writes files for, or none. */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <string.h>
 #include <sys/fsuid.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "call.h"
 #include "guest.h"
 
 #define CAPABILITY_VERSION_3 0x20080522u
@@ -41,18 +41,19 @@ struct cap_data {
 	uint32_t effective, permitted, inheritable;
 };
 
+/* These two are the child's as well, and return an error's number below zero. */
 static int get_capabilities(struct cap_data data[2])
 {
 	struct cap_header header = {.version = CAPABILITY_VERSION_3, .pid = 0};
 
-	return (int)syscall(SYS_capget, &header, data);
+	return (int)call(SYS_capget, ADDRESS(&header), ADDRESS(data), 0, 0);
 }
 
 static int set_capabilities(const struct cap_data data[2])
 {
 	struct cap_header header = {.version = CAPABILITY_VERSION_3, .pid = 0};
 
-	return (int)syscall(SYS_capset, &header, data);
+	return (int)call(SYS_capset, ADDRESS(&header), ADDRESS(data), 0, 0);
 }
 
 /* Said at the start, rather than by every command's failure. */
@@ -60,9 +61,10 @@ int must_have_powers(void)
 {
 	struct cap_data data[2];
 	uint32_t needed = 1u << CAP_KILL | 1u << CAP_SETGID | 1u << CAP_SETUID;
+	int result = get_capabilities(data);
 
-	if (get_capabilities(data) < 0)
-		return complain("cannot read capabilities: %s", strerror(errno));
+	if (result < 0)
+		return complain("cannot read capabilities: %s", strerror(-result));
 	if ((data[0].effective & needed) != needed)
 		return complain("needs CAP_KILL, CAP_SETGID and CAP_SETUID to run commands as another user; or --agent self");
 	return 0;
@@ -71,12 +73,14 @@ int must_have_powers(void)
 int drop_inheritable(void)
 {
 	struct cap_data data[2];
+	int result = get_capabilities(data);
 
-	if (get_capabilities(data) < 0)
-		return complain("cannot read capabilities: %s", strerror(errno));
+	if (result < 0)
+		return complain("cannot read capabilities: %s", strerror(-result));
 	data[0].inheritable = data[1].inheritable = 0;
-	if (set_capabilities(data) < 0)
-		return complain("cannot drop inheritable capabilities: %s", strerror(errno));
+	result = set_capabilities(data);
+	if (result < 0)
+		return complain("cannot drop inheritable capabilities: %s", strerror(-result));
 	return 0;
 }
 
@@ -107,13 +111,15 @@ int drop_to_roots_capabilities(void)
 int drop_mounting_capabilities(void)
 {
 	struct cap_data data[2];
+	int result = get_capabilities(data);
 
-	if (get_capabilities(data) < 0)
-		return complain("cannot read capabilities: %s", strerror(errno));
+	if (result < 0)
+		return complain("cannot read capabilities: %s", strerror(-result));
 	data[0].permitted &= ~MOUNTING_CAPABILITIES;
 	data[0].effective &= data[0].permitted;
-	if (set_capabilities(data) < 0)
-		return complain("cannot drop the capabilities to mount: %s", strerror(errno));
+	result = set_capabilities(data);
+	if (result < 0)
+		return complain("cannot drop the capabilities to mount: %s", strerror(-result));
 	return 0;
 }
 

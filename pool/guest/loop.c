@@ -19,6 +19,7 @@
 #define FIRST_LOOK_MAX_NS (40 * NS_PER_MS) /* 64 sandboxes on two cores take about that long, all together */
 #define MUCH_OUTPUT (8 << 10)
 #define INTERRUPT_AGAIN_NS NS_PER_MS
+#define EXECUTED_BY_NS (20 * NS_PER_MS) /* or something is wrong with the command on its way there */
 
 enum watched { FIXED = 3, WATCHED_MAX = FIXED + 3 * RUNS_MAX + SHELLS_MAX + ORPHANS_MAX };
 enum fixed { CHANNEL_IN, CHANNEL_OUT, SIGNALS };
@@ -135,6 +136,12 @@ static void watch_run(struct guest *guest, struct watch *watch, int index, bool 
 	if (run->dying)
 		return; /* what it printed waits for the end */
 	watch_limits(run, watch, index, now);
+	if (run == guest->starting) {
+		uint64_t look = first_look_time(guest, run);
+
+		wake_at(watch, now < look ? look : run->started_ns + EXECUTED_BY_NS);
+		return;
+	}
 	if (!run->attached) {
 		uint64_t when = attach_time(guest, run, now);
 
@@ -249,6 +256,8 @@ static void enforce_limits(struct guest *guest)
 {
 	uint64_t now = now_ns();
 
+	if (guest->starting != NULL && now >= guest->starting->started_ns + EXECUTED_BY_NS)
+		run_settle_start(guest);
 	for (int i = 0; i < guest->runs_end; i++) {
 		struct run *run = &guest->runs[i];
 
@@ -289,6 +298,8 @@ static int serve_channel(struct guest *guest, bool *ended)
 {
 	bool waits;
 
+	if (guest->starting != NULL && !spawn_is_under_way())
+		run_settle_start(guest);
 	do {
 		if (channel_handle(guest))
 			return 1;

@@ -50,6 +50,8 @@ static pid_t reap_one(struct guest *guest, struct run **run)
 	if (*run == NULL)
 		return pid;
 	take_end(guest, *run, status, &usage);
+	if (*run == guest->starting && run_settle_start(guest))
+		*run = NULL;
 	return pid;
 }
 

@@ -225,7 +225,6 @@ int run_start(struct guest *guest, struct run *run, const struct run_request *re
 {
 	cleanup_fd int out = -1, err = -1, in = -1;
 	int streams[STREAMS] = {0, -1, -1, -1};
-	struct refusal refusal = {0};
 	int failed = open_stdio(guest, run, request, streams);
 
 	in = streams[0] > 0 ? streams[0] : -1;
@@ -239,18 +238,34 @@ int run_start(struct guest *guest, struct run *run, const struct run_request *re
 	run->started_ns = now_ns();
 	run->deadline_ns = run->started_ns + request->wall_ms * NS_PER_MS;
 	guest->has_run |= request->tool == NULL;
-	run->pid = spawn(guest, request, streams, &refusal);
+	run->pid = spawn(guest, request, streams);
 	if (run->pid < 0)
 		return fail(why, errno, "cannot make a process: %s", strerror(errno));
-	if (refusal.cwd != 0)
-		return fail(why, refusal.cwd, "cannot enter the cwd %.150s: %s", request->cwd, strerror(refusal.cwd));
-	if (refusal.program != 0 && run->shell != NULL)
-		return fail(why, refusal.program, "cannot execute the shell %.150s: %s", request->argv[0],
-		            strerror(refusal.program));
+	if (run->shell != NULL && spawn_settle(false, why))
+		return 1;
+	guest->starting = run->shell == NULL && request->tool == NULL ? run : NULL;
 	cpu_watch(guest, run, request->cpu_ms);
-	if (run->shell == NULL && now_ns() >= run->deadline_ns)
-		kill_run(guest, run, WALL_LIMIT); /* it was not even executed by then */
 	return 0;
+}
+
+/* Waits until the command that was started last has been executed, or could not be. Returns whether that was all, and is
+ * answered. It reads its request until then: no further one is taken or handled before this. */
+bool run_settle_start(struct guest *guest)
+{
+	struct run *run = guest->starting;
+	struct failure why;
+
+	guest->starting = NULL;
+	if (run == NULL)
+		return false;
+	if (spawn_settle(run->exited, &why)) {
+		reply_error(guest, run->id, &why);
+		run_discard(guest, run);
+		return true;
+	}
+	if (!run->exited && run->reason == BY_ITSELF && now_ns() >= run->deadline_ns)
+		kill_run(guest, run, WALL_LIMIT); /* it was not even executed by then */
+	return false;
 }
 
 /* Starts what was asked for, or answers why not; *failed if that has been found already. */

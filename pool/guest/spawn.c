@@ -1,4 +1,6 @@
-/* From the guest to the command. The child borrows the guest's memory until it executes, as with vfork. */
+/* From the guest to the command. The child borrows the guest's memory until it executes, as with vfork, but the guest goes
+ * on: it would be woken once more for each command otherwise. So the child calls the kernel itself, and the guest lets
+ * be what the child reads. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "call.h"
 #include "guest.h"
 
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -28,14 +31,24 @@
 #define CPU_GRACE_S 2
 #define STOPS_MAX 10 /* so often found stopped, whatever is done about it: somebody fights for it */
 
+/* Why the child did not become the command; errno values, 0 if it did. */
+struct refusal {
+	int cwd, program;
+};
+
+/* What the child reads, and what it says. */
 struct launch {
 	const struct guest *guest;
-	const struct run_request *request;
-	const int *streams;
+	struct run_request request;
+	int streams[STREAMS];
+	pid_t pid;
+	uint64_t until_ns; /* to execute; then it is killed */
 	volatile struct refusal refusal; /* the child's word to the guest */
 	volatile bool hidden;   /* the memory is not dumpable, although the child has changed its user */
 	volatile int borrowed;  /* the kernel zeroes it when the child lets go of the memory */
 };
+
+static struct launch *launch; /* the last one; in shared memory, for a child with a copy of the rest */
 
 static void say(const char *name, const char *what)
 {
@@ -45,8 +58,7 @@ static void say(const char *name, const char *what)
 	    {.iov_base = (char *)(uintptr_t)what, .iov_len = strlen(what)},
 	};
 
-	if (writev(2, parts, 3) < 0)
-		return; /* nobody reads it */
+	call(SYS_writev, 2, ADDRESS(parts), 3, 0); /* maybe nobody reads it */
 }
 
 __attribute__((noreturn)) static void refuse(const char *name, int errnum)
@@ -77,6 +89,7 @@ static int execute_in(const char *dir, size_t dir_size, const char *name, char *
 {
 	char file[PATH_MAX];
 	size_t name_size = strlen(name);
+	long missing;
 
 	if (dir_size + 1 + name_size + 1 > sizeof file)
 		return ENAMETOOLONG;
@@ -84,10 +97,8 @@ static int execute_in(const char *dir, size_t dir_size, const char *name, char *
 	if (dir_size > 0)
 		file[dir_size++] = '/';
 	memcpy(file + dir_size, name, name_size + 1);
-	if (access(file, F_OK) < 0) /* far cheaper than an execve that fails */
-		return errno;
-	execve(file, argv, envp);
-	return errno;
+	missing = call(SYS_faccessat, AT_FDCWD, ADDRESS(file), F_OK, 0); /* far cheaper than an execve that fails */
+	return (int)-(missing < 0 ? missing : call(SYS_execve, ADDRESS(file), ADDRESS(argv), ADDRESS(envp), 0));
 }
 
 /* A lease on a file holds up who executes it, until the kernel takes it away after a minute. Only its owner can have
@@ -95,12 +106,15 @@ static int execute_in(const char *dir, size_t dir_size, const char *name, char *
 static bool is_leased(const char *file)
 {
 	struct stat status;
-	cleanup_fd int fd = -1;
+	long fd;
 
-	if (stat(file, &status) < 0 || !S_ISREG(status.st_mode) || status.st_uid != geteuid())
+	if (call(SYS_newfstatat, AT_FDCWD, ADDRESS(file), ADDRESS(&status), 0) < 0 || !S_ISREG(status.st_mode) ||
+	    status.st_uid != geteuid())
 		return false;
-	fd = open(file, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-	return fd < 0 && errno == EWOULDBLOCK;
+	fd = call(SYS_openat, AT_FDCWD, ADDRESS(file), O_RDONLY | O_NONBLOCK | O_CLOEXEC, 0);
+	if (fd >= 0)
+		call(SYS_close, fd, 0, 0, 0);
+	return fd == -EWOULDBLOCK;
 }
 
 /* Returns why nothing could be executed. A program without permission is passed over, but remembered. */
@@ -113,8 +127,7 @@ static int execute(char *const *argv, char *const *envp)
 	if (strchr(argv[0], '/') != NULL) {
 		if (is_leased(argv[0]))
 			return ETXTBSY;
-		execve(argv[0], argv, envp);
-		return errno;
+		return (int)-call(SYS_execve, ADDRESS(argv[0]), ADDRESS(argv), ADDRESS(envp), 0);
 	}
 	for (const char *dir = search_path(envp);; dir++) {
 		size_t size = strcspn(dir, ":");
@@ -130,18 +143,16 @@ static int execute(char *const *argv, char *const *envp)
 	}
 }
 
-/* System calls, not libc's wrappers: those would tell the guest's other threads, of which there are none,
- * and keep notes in the memory that is only borrowed. */
-static int become(struct launch *launch, struct owner owner)
+static int become(struct owner owner)
 {
-	const struct guest *guest = launch->guest;
+	const struct options *options = &launch->guest->options;
 
-	if (!guest->options.self && (syscall(SYS_setresgid, owner.gid, owner.gid, owner.gid) < 0 ||
-	                             syscall(SYS_setresuid, owner.uid, owner.uid, owner.uid) < 0))
+	if (!options->self && (call(SYS_setresgid, owner.gid, owner.gid, owner.gid, 0) < 0 ||
+	                       call(SYS_setresuid, owner.uid, owner.uid, owner.uid, 0) < 0))
 		return 1;
 	/* The memory is the guest's: not for its new user to trace, whatever the machine lets such processes do. */
-	launch->hidden = syscall(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0) == 0;
-	if (guest->options.root.layer && owner.uid == 0)
+	launch->hidden = call(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0) == 0;
+	if (options->root.layer && owner.uid == 0)
 		return drop_to_roots_capabilities() < 0;
 	return drop_all_capabilities() < 0;
 }
@@ -150,12 +161,12 @@ static void lower(int resource, rlim_t value)
 {
 	struct rlimit limit;
 
-	if (getrlimit(resource, &limit) < 0)
+	if (call(SYS_prlimit64, 0, resource, 0, ADDRESS(&limit)) < 0)
 		_exit(STATUS_NOT_EXECUTABLE);
 	if (value < limit.rlim_max)
 		limit.rlim_max = value;
 	limit.rlim_cur = limit.rlim_max;
-	if (setrlimit(resource, &limit) < 0)
+	if (call(SYS_prlimit64, 0, resource, ADDRESS(&limit), 0) < 0)
 		_exit(STATUS_NOT_EXECUTABLE);
 }
 
@@ -173,36 +184,37 @@ static void limit_resources(const struct options *options, const struct run_requ
 		lower(RLIMIT_CPU, request->cpu_ms / 1000 + CPU_GRACE_S);
 }
 
-static void take_streams(const int *streams)
+static void take_stream(int from, int to)
 {
-	for (int fd = 0; fd < 3; fd++)
-		if (streams[fd] != fd && dup2(streams[fd], fd) < 0)
-			_exit(STATUS_NOT_EXECUTABLE);
-	if (streams[3] >= 0 && dup2(streams[3], SHELL_STATUS_FD) < 0)
+	if (from != to && call(SYS_dup3, from, to, 0, 0) < 0)
 		_exit(STATUS_NOT_EXECUTABLE);
 }
 
-static int child(void *argument)
+static int child(void *unused)
 {
-	struct launch *launch = argument;
-	const struct run_request *request = launch->request;
-	sigset_t none;
+	const struct run_request *request = &launch->request;
+	const uint64_t no_signals = 0;
+	long entered;
 	int errnum;
 
-	setsid();
-	take_streams(launch->streams);
-	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-	if (become(launch, request->owner)) {
+	(void)unused;
+	call(SYS_setsid, 0, 0, 0, 0);
+	for (int fd = 0; fd < 3; fd++)
+		take_stream(launch->streams[fd], fd);
+	if (launch->streams[3] >= 0)
+		take_stream(launch->streams[3], SHELL_STATUS_FD);
+	call(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0);
+	if (become(request->owner)) {
 		say(request->argv[0], ": cannot become its user\n");
 		_exit(STATUS_NOT_EXECUTABLE);
 	}
 	limit_resources(&launch->guest->options, request);
-	if (chdir(request->cwd) < 0) {
-		launch->refusal.cwd = errno;
+	entered = call(SYS_chdir, ADDRESS(request->cwd), 0, 0, 0);
+	if (entered < 0) {
+		launch->refusal.cwd = (int)-entered;
 		_exit(STATUS_NOT_EXECUTABLE);
 	}
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
+	call(SYS_rt_sigprocmask, SIG_SETMASK, ADDRESS(&no_signals), 0, sizeof no_signals);
 	errnum = execute(request->argv, request->envp);
 	launch->refusal.program = errnum;
 	refuse(request->argv[0], errnum);
@@ -211,40 +223,27 @@ static int child(void *argument)
 #if defined(__SANITIZE_ADDRESS__)
 
 /* A copy of the memory, for the sanitizer's bookkeeping is not made to be shared with a child. */
-static pid_t start_child(struct launch *launch)
+static pid_t start_child(void)
 {
 	pid_t pid = (pid_t)syscall(SYS_clone, CLONE_VFORK | SIGCHLD, 0, NULL, NULL, 0);
 
 	if (pid == 0)
-		_exit(child(launch));
+		_exit(child(NULL));
 	return pid;
 }
 
 #else
 
-/* libc's way would write errno, which the child borrows with the rest: its own errors would become this one. */
-static long futex_wait(const volatile int *word, int expected, const struct timespec *limit)
+static pid_t start_child(void)
 {
-#if defined(__x86_64__)
-	register const struct timespec *r10 __asm__("r10") = limit;
-	long result = SYS_futex;
+	static _Alignas(16) char stack[STACK_BYTES];
 
-	__asm__ volatile("syscall"
-	                 : "+a"(result)
-	                 : "D"(word), "S"((long)FUTEX_WAIT), "d"((long)expected), "r"(r10)
-	                 : "rcx", "r11", "memory");
-	return result;
-#elif defined(__aarch64__)
-	register long x0 __asm__("x0") = (long)(uintptr_t)word;
-	register long x1 __asm__("x1") = FUTEX_WAIT;
-	register long x2 __asm__("x2") = expected;
-	register const struct timespec *x3 __asm__("x3") = limit;
-	register long x8 __asm__("x8") = SYS_futex;
-
-	__asm__ volatile("svc #0" : "+r"(x0) : "r"(x1), "r"(x2), "r"(x3), "r"(x8) : "memory", "cc");
-	return x0;
-#endif
+	launch->borrowed = 1;
+	return clone(child, stack + sizeof stack, CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD, NULL, NULL, NULL,
+	             (void *)(uintptr_t)&launch->borrowed);
 }
+
+#endif
 
 static bool is_stopped(pid_t pid)
 {
@@ -255,35 +254,18 @@ static bool is_stopped(pid_t pid)
 
 /* vfork would wait for good if an agent's process stopped the child, whose user it has, before it executes:
  * a wait on the word that the kernel zeroes at the same moment can do something about it. */
-static void wait_for_memory(const struct launch *launch, pid_t pid)
+static void wait_for_memory(void)
 {
 	const struct timespec nudge = {.tv_sec = 0, .tv_nsec = (long)NUDGE_NS};
-	const uint32_t wall_ms = launch->request->wall_ms;
-	const uint64_t until = wall_ms == 0 ? NEVER : now_ns() + wall_ms * NS_PER_MS;
 	int nudges = 0, stops = 0;
 
 	while (launch->borrowed != 0) {
-		if (futex_wait(&launch->borrowed, 1, &nudge) != -ETIMEDOUT)
+		if (call(SYS_futex, ADDRESS(&launch->borrowed), FUTEX_WAIT, 1, ADDRESS(&nudge)) != -ETIMEDOUT)
 			continue;
-		stops += is_stopped(pid);
-		kill(pid, nudges++ < NUDGES && stops < STOPS_MAX && now_ns() < until ? SIGCONT : SIGKILL);
+		stops += is_stopped(launch->pid);
+		kill(launch->pid, nudges++ < NUDGES && stops < STOPS_MAX && now_ns() < launch->until_ns ? SIGCONT : SIGKILL);
 	}
 }
-
-static pid_t start_child(struct launch *launch)
-{
-	static _Alignas(16) char stack[STACK_BYTES];
-	pid_t pid;
-
-	launch->borrowed = 1;
-	pid = clone(child, stack + sizeof stack, CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD, launch, NULL, NULL,
-	            (void *)(uintptr_t)&launch->borrowed);
-	if (pid > 0)
-		wait_for_memory(launch, pid);
-	return pid;
-}
-
-#endif
 
 /* A large frame leaves a high-water mark of memory, which the command would start with as its own peak. */
 static void forget_peak(struct guest *guest)
@@ -295,14 +277,10 @@ static void forget_peak(struct guest *guest)
 		return; /* only the figure suffers */
 }
 
-/* The pid of the started command; -1 with errno if there can be none. Where it could not enter its cwd it has gone
- * already. */
-pid_t spawn(struct guest *guest, const struct run_request *request, const int streams[STREAMS],
-            struct refusal *refusal)
+/* The pid of the started command; -1 with errno if there can be none. What *request* points to stays as it is until
+ * spawn_settle() has been called, which it must be before the next one is started. */
+pid_t spawn(struct guest *guest, const struct run_request *request, const int streams[STREAMS])
 {
-	static struct launch *launch; /* in shared memory, for a child with a copy of the rest */
-	pid_t pid;
-
 	if (request->tool != NULL)
 		return worker_start(request->tool, streams);
 	if (launch == NULL) {
@@ -312,16 +290,40 @@ pid_t spawn(struct guest *guest, const struct run_request *request, const int st
 			return -1;
 		launch = memory;
 	}
-	*launch = (struct launch){.guest = guest, .request = request, .streams = streams};
+	*launch = (struct launch){.guest = guest, .request = *request, .until_ns = NEVER};
+	if (request->wall_ms != 0)
+		launch->until_ns = now_ns() + request->wall_ms * NS_PER_MS;
+	memcpy(launch->streams, streams, sizeof launch->streams);
 	forget_peak(guest);
-	pid = start_child(launch);
+	launch->pid = start_child();
+	return launch->pid;
+}
+
+/* Whether spawn_settle() would have to wait. */
+bool spawn_is_under_way(void)
+{
+	return launch->borrowed != 0;
+}
+
+/* Returns when the child has executed, or has given up; 1 and why where it could not enter its cwd, and has gone (unless
+ * it *is_reaped*), or where a shell could not be executed. */
+int spawn_settle(bool is_reaped, struct failure *why)
+{
+	const struct run_request *request = &launch->request;
+	int cwd, program;
+
+	wait_for_memory();
 	if (!launch->hidden) /* the child's change of user may have reset it */
 		prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-	refusal->cwd = launch->refusal.cwd;
-	refusal->program = launch->refusal.program;
-	if (pid > 0 && refusal->cwd != 0) {
-		kill(pid, SIGKILL); /* ends it even if somebody stopped it on its way out */
-		waitpid(pid, NULL, 0);
+	cwd = launch->refusal.cwd;
+	program = launch->refusal.program;
+	if (cwd != 0 && !is_reaped) {
+		kill(launch->pid, SIGKILL); /* ends it even if somebody stopped it on its way out */
+		waitpid(launch->pid, NULL, 0);
 	}
-	return pid;
+	if (cwd != 0)
+		return fail(why, cwd, "cannot enter the cwd %.150s: %s", request->cwd, strerror(cwd));
+	if (program != 0 && request->status >= 0)
+		return fail(why, program, "cannot execute the shell %.150s: %s", request->argv[0], strerror(program));
+	return 0;
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from codecraft_pool.protocol import Error, Output, Stop
-from codecraft_pool.requests import encode_run
+from codecraft_pool.requests import encode_cancel, encode_run
 from tests.pool.guest_harness import BUILDS, PYTHON, Guest, needs_root
 
 pytestmark = needs_root
@@ -33,6 +33,42 @@ def test_every_exit_status(guest: Guest) -> None:
     for first in range(0, 256, 32):
         started = [guest.begin(["sh", "-c", f"exit {status}"]) for status in range(first, first + 32)]
         assert list(range(first, first + 32)) == [guest.finish(request_id).code for request_id in started]
+
+
+def test_requests_that_arrive_together(guest: Guest) -> None:
+    """Each command gets its own request, however large, and is refused for its own cwd, though the next is there."""
+    large = "x" * 100_000
+    started: list[tuple[int, str]] = []
+    frames: list[bytes] = []
+    for number in range(24):
+        request_id = guest.next_id()
+        if number % 4 == 3:
+            cwd = f"/nowhere/{number}"
+            frames.append(encode_run(request_id, ["true"], cwd=cwd))
+            started.append((request_id, cwd))
+        else:
+            said = f"{number} {len(large) * (number % 4)}"
+            variables = [f"V{part}={large}" for part in range(number % 4)]
+            script = f"echo {number} $(env | tr -dc x | wc -c)"
+            frames.append(encode_run(request_id, ["sh", "-c", script], env=["PATH=/usr/bin:/bin", *variables]))
+            started.append((request_id, said))
+    guest.send(b"".join(frames))
+    for request_id, expected in started:
+        *output, end = guest.frames_of(request_id)
+        if isinstance(end, Error):
+            assert (errno.ENOENT, True) == (end.errno, f" {expected}:" in end.message)
+        else:
+            printed = b"".join(frame.data for frame in output if isinstance(frame, Output))
+            assert f"{expected}\n".encode() == printed
+
+
+def test_a_command_refused_and_cancelled_at_once(guest: Guest) -> None:
+    """It has one answer, whichever came first, and the guest goes on."""
+    for _ in range(20):
+        request_id = guest.next_id()
+        guest.send(encode_run(request_id, ["true"], cwd="/nowhere") + encode_cancel(request_id))
+        assert isinstance(guest.frames_of(request_id)[-1], Error)
+    assert 0 == guest.run("true").code
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 6, 9, 11, 13, 14, 15, 64])

@@ -47,19 +47,19 @@ def test_requests_that_arrive_together(guest: Guest) -> None:
             frames.append(encode_run(request_id, ["true"], cwd=cwd))
             started.append((request_id, cwd))
         else:
-            output_expected = f"{number} {len(large) * (number % 4)}"
+            said = f"{number} {len(large) * (number % 4)}"
             variables = [f"V{part}={large}" for part in range(number % 4)]
             script = f"echo {number} $(env | tr -dc x | wc -c)"
             frames.append(encode_run(request_id, ["sh", "-c", script], env=["PATH=/usr/bin:/bin", *variables]))
-            started.append((request_id, output_expected))
+            started.append((request_id, said))
     guest.send(b"".join(frames))
     for request_id, expected in started:
         *output, end = guest.frames_of(request_id)
         if isinstance(end, Error):
             assert (errno.ENOENT, True) == (end.errno, f" {expected}:" in end.message)
         else:
-            said = b"".join(frame.data for frame in output if isinstance(frame, Output))
-            assert f"{expected}\n".encode() == said
+            printed = b"".join(frame.data for frame in output if isinstance(frame, Output))
+            assert f"{expected}\n".encode() == printed
 
 
 def test_a_command_refused_and_cancelled_at_once(guest: Guest) -> None:

@@ -174,7 +174,7 @@ class Episodes:
         for attempt in range(_ATTEMPTS):
             self.info = self._new_info()
             try:
-                await self._tenant.move(self._place)
+                await self._tenant.move(self._place, is_empty=True)
                 await self.reset_container()
                 await self._prepare()
                 break

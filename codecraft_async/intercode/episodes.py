@@ -207,7 +207,7 @@ class Episodes:
         if may_stay and self._tenant.sandbox is not None and await self.restore_container():
             return time.monotonic() - started
         await self.leave_container()
-        await self._tenant.move(self._place, snapshot=snapshot)
+        await self._tenant.move(self._place, snapshot is None, snapshot=snapshot)
         return self._tenant.restore_s
 
     async def _prepare(self) -> None:

@@ -84,6 +84,21 @@ async def test_an_environment_may_keep_its_sandbox(monkeypatch: pytest.MonkeyPat
     await env.aclose()
 
 
+async def test_no_restore_is_wasted() -> None:
+    """Sandboxes of agents and of golds are alike, so that each is restored once after it was used."""
+    env = sayings()
+    for _ in range(3):
+        await env.areset(index=1)
+        await env.astep("submit")
+    pool = await env.runtime.pool()
+    async with asyncio.timeout(10):
+        while pool.stats().restoring:  # noqa: ASYNC110  # a pool says nothing by itself
+            await asyncio.sleep(0.001)
+    stats = pool.stats()
+    assert stats.waits.count - 1 == stats.restored  # all but the last, which is still lent
+    await env.aclose()
+
+
 async def test_rows_by_seed() -> None:
     """The same seed gives the same rows, and "sequential" all in order; options choose one as `index` does."""
     seen: list[list[int]] = []

@@ -46,6 +46,13 @@ _LOCAL_LIMIT_S: Final = 600.0
 _LOCK_PAUSE_S: Final = 0.05
 _LOG_LINES: Final = 3
 _ADDRESS: Final = re.compile(r"\w+://|[\w.-]+@[\w.-]+:")
+# A git whose parent was killed ends by itself where a server says no more, and none goes on in the background.
+_BOUNDED: Final = tuple(
+    word
+    for setting in ("http.lowSpeedLimit=1", "http.lowSpeedTime=120", "gc.auto=0", "maintenance.auto=false")
+    for word in ("-c", setting)
+)
+_FETCH: Final = (*_BOUNDED, "fetch", "-q", "--no-write-fetch-head")
 _UPLOAD: Final = "git -c uploadpack.allowAnySHA1InWant=true upload-pack"
 _ELSEWHERE: Final = frozenset(
     f"GIT_{name}"
@@ -153,18 +160,21 @@ class Checkouts:
         await asyncio.to_thread(self._evict, place)
 
     async def _fetch(self, source: str, place: Path, commit: str) -> None:
-        if await asyncio.to_thread(place.is_dir):
-            status, said = await _git(["-C", str(place), "fetch", "-q", "--prune", "origin"], _FETCH_LIMIT_S)
-        else:
-            async with _scratch(_PARTIAL, self._folder) as partial:
-                words = ["clone", "-q", "--mirror", "--template=", "--", source, str(partial / "mirror")]
-                status, said = await _git(words, _FETCH_LIMIT_S)
-                if status == 0:
-                    (partial / "mirror").rename(place)
-        if status != 0:
-            raise RepositoryUnavailable(f"the repository {source} cannot be fetched: {said}")
-        if (await _git(["-C", str(place), "cat-file", "-e", commit]))[0] != 0:  # on no branch: some servers give it
-            await _git(["-C", str(place), "fetch", "-q", "origin", commit], _FETCH_LIMIT_S)
+        """Make or renew a mirror, beside its place: git leaves locks where it is killed, which would stay for good."""
+        async with _scratch(_partial(), self._folder) as partial:
+            mirror = partial / "mirror"
+            words = [*_BOUNDED, "clone", "-q", "--mirror", "--template=", "--", source, str(mirror)]
+            if await asyncio.to_thread(place.is_dir):
+                await finish(asyncio.to_thread(shutil.copytree, place, mirror, copy_function=os.link))
+                words = ["-C", str(mirror), *_FETCH, "--prune", "origin"]
+            status, said = await _git(words, _FETCH_LIMIT_S)
+            if status != 0:
+                raise RepositoryUnavailable(f"the repository {source} cannot be fetched: {said}")
+            if (await _git(["-C", str(mirror), "cat-file", "-e", commit]))[0] != 0:  # on no branch: some servers give it
+                await _git(["-C", str(mirror), *_FETCH, "origin", commit], _FETCH_LIMIT_S)
+            with suppress(FileNotFoundError):  # there was none
+                place.rename(partial / "before")
+            mirror.rename(place)
 
     def _tidy(self) -> None:
         """Make the folder, and remove what killed processes left half-made."""
@@ -186,12 +196,13 @@ class Checkouts:
                 total += sum(path.lstat().st_size for path in mirror.rglob("*"))
                 if total > self._max_bytes and mirror != used:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(mirror, ignore_errors=True)
+                    with tempfile.TemporaryDirectory(prefix=_partial(), dir=self._folder) as folder:
+                        mirror.rename(Path(folder) / "mirror")  # half of one is never at its place
 
     # --- checkouts ---
 
     async def _check_out(self, repository: str, source: str, commit: str, history: int | None) -> Snapshot:
-        async with _scratch(SCRATCH_PREFIX) as folder:  # which the reaper knows by its name
+        async with _scratch(f"{SCRATCH_PREFIX}{Owner.current()}-") as folder:  # which the reaper knows by its name
             return await self._check_out_in(str(folder / "tree"), repository, source, commit, history)
 
     async def _check_out_in(
@@ -212,6 +223,10 @@ class Checkouts:
             if status != 0:
                 raise RepositoryUnavailable(f"{source} cannot be checked out at {commit}: {said}")
         return await asyncio.to_thread(_clean_snapshot, Path(tree))
+
+
+def _partial() -> str:
+    return f"{_PARTIAL}{Owner.current()}-"
 
 
 def _over(known: Mapping[tuple[str, str, int | None], Snapshot]) -> list[tuple[str, str, int | None]]:
@@ -254,8 +269,8 @@ async def _git(words: list[str], limit_s: float = _LOCAL_LIMIT_S, *, is_plain: b
 
 @asynccontextmanager
 async def _scratch(prefix: str, folder: Path | None = None) -> AsyncGenerator[Path]:
-    """Make a directory that is gone afterwards; of a process that is killed, its name tells that it can go."""
-    directory = tempfile.mkdtemp(prefix=f"{prefix}{Owner.current()}-", dir=folder)
+    """Make a directory that is gone afterwards; its name has to tell of a process that is killed that it can go."""
+    directory = tempfile.mkdtemp(prefix=prefix, dir=folder)
     try:
         yield Path(directory)
     finally:

@@ -7,6 +7,10 @@ import json
 import os
 import random
 import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +25,10 @@ from codecraft_async.intercode.swe_rows import SWE_NAMES, SweTask, TestCommand, 
 from codecraft_async.pool import Entry, Snapshot
 from codecraft_curriculum.swe import SAMPLES, write_samples
 from codecraft_pool.snapshot import unpack
+from tests.conftest import ASYNCIO
 
 pytestmark = pytest.mark.anyio
+one_loop = pytest.mark.parametrize("anyio_backend", [ASYNCIO])  # where git does the work, and no loop is cancelled
 
 ROW = SAMPLES[0].row()
 BASE, LAST = SAMPLES[0].base_commit, SAMPLES[0].repository.head
@@ -173,6 +179,7 @@ def git(folder: Path, *words: str) -> str:
     return result.stdout.strip() or f"{result.returncode}"
 
 
+@one_loop
 async def test_a_checkout_knows_nothing_later(repository: Path, tmp_path: Path) -> None:
     """One commit, or all up to it; the same bytes each time; files as committed."""
     checkouts = Checkouts(tmp_path / "cache")
@@ -194,6 +201,7 @@ async def test_a_checkout_knows_nothing_later(repository: Path, tmp_path: Path) 
     assert content == {path: entry for path, entry in one.entries.items() if path != ".git/index"}
 
 
+@one_loop
 async def test_bundles_and_addresses_are_mirrored_once(repository: Path, tmp_path: Path) -> None:
     """So that they may be gone afterwards; mirrors that are too much go, and what the dead left half-made."""
     bundle, cache = tmp_path / "settings.bundle", tmp_path / "cache"
@@ -212,6 +220,50 @@ async def test_bundles_and_addresses_are_mirrored_once(repository: Path, tmp_pat
         await other.snapshot(str(bundle), "0" * 40)
 
 
+FETCHING: Final = """
+import asyncio, sys
+from codecraft_async.intercode.swe_checkouts import Checkouts
+asyncio.run(Checkouts(sys.argv[1]).snapshot(*sys.argv[2:]))
+"""
+
+
+@one_loop
+async def test_a_process_that_is_killed_over_a_fetch_leaves_nothing(repository: Path, tmp_path: Path) -> None:
+    """Neither of a new mirror nor of one that is renewed: the next process has its commit, and tidies up."""
+    source, cache = tmp_path / "served" / "source.git", tmp_path / "cache"
+    git(repository, "clone", "-q", "--mirror", str(repository), str(source))
+    asked, goes_on = threading.Event(), threading.Event()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.set()
+            goes_on.wait(60)
+            super().do_GET()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(source.parent))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for commit in (BASE, LAST):
+            git(source, "update-ref", "refs/heads/main", commit)
+            git(source, "update-server-info")
+            asked.clear()
+            goes_on.clear()
+            words = (FETCHING, str(cache), f"http://127.0.0.1:{server.server_port}/source.git", commit)
+            process = await asyncio.create_subprocess_exec(sys.executable, "-c", *words)
+            await asyncio.to_thread(asked.wait, 60)
+            process.kill()
+            await process.wait()
+            assert list(cache.glob("partial-*"))
+            goes_on.set()
+            assert isinstance(await Checkouts(cache).snapshot(words[2], commit), Snapshot)
+        while list(cache.glob("partial-*")):  # where a git that has lost its parent has gone on for a moment
+            await Checkouts(cache).snapshot(words[2], commit)
+        server.shutdown()
+
+
+@one_loop
 @pytest.mark.parametrize("source", ["ext::sh -c touch% made", "--upload-pack=touch made", "/nowhere", "ext://x", "."])
 async def test_addresses_that_are_none(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Git is asked for nothing but repositories, and what it says of them is told."""

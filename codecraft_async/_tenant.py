@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Final
 
 from codecraft_async.runtime import Runtime, sandbox_spec, snapshot_of
 from codecraft_curriculum import Task
 from codecraft_pool import Launcher, Lease, PoolError, Sandbox, SandboxPool, SandboxSpec, Snapshot
 
-_LEND_LIMIT_S = 120.0
+LEND_LIMIT_S: Final = 120.0
 
 
 class Tenant:
@@ -54,10 +55,12 @@ class Tenant:
         self._lease = await pool.acquire(spec, snapshot=snapshot, limit_s=self._limit_s)
         return self._lease.sandbox
 
-    async def lend(self, spec: SandboxSpec, snapshot: Snapshot | None = None) -> Lease:
+    async def lend(
+        self, spec: SandboxSpec, snapshot: Snapshot | None = None, *, limit_s: float = LEND_LIMIT_S
+    ) -> Lease:
         """Return another sandbox, for a grading, with *snapshot* or empty; whoever asks gives it back."""
         pool = await self._runtime.pool()
-        return await pool.acquire(spec, snapshot=snapshot, limit_s=_LEND_LIMIT_S)
+        return await pool.acquire(spec, snapshot=snapshot, limit_s=limit_s)
 
     def move_soon(self, task: Task) -> None:
         """Leave, and have a sandbox made ready for *task* meanwhile; a hint, which may be wrong."""
@@ -78,4 +81,4 @@ class Tenant:
         self._lease = self._pool = None
 
 
-__all__ = ["Tenant"]
+__all__ = ["LEND_LIMIT_S", "Tenant"]

@@ -16,7 +16,7 @@ import numpy as np
 from codecraft_async._episode import EpisodeError
 from codecraft_async._observation import clip
 from codecraft_async._outcome import GraderFailed, Outcome, empty_info, tell_fault
-from codecraft_async._tenant import Tenant
+from codecraft_async._tenant import LEND_LIMIT_S, Tenant
 from codecraft_async.intercode.trajectories import save_trajectory
 from codecraft_async.runtime import Runtime, sandbox_spec
 from codecraft_curriculum import Dataset, RandomSource, Record, Sampler, Task, TaskLimits
@@ -152,9 +152,17 @@ class Episodes:
         return sandbox
 
     @asynccontextmanager
-    async def evaluation_sandbox(self, snapshot: Snapshot | None = None) -> AsyncGenerator[Sandbox]:
-        """Lend another sandbox of the same kind, as good as new, to run a gold in; its workspace holds *snapshot*."""
-        lease = await self._tenant.lend(sandbox_spec(self._place), snapshot)
+    async def evaluation_sandbox(
+        self, snapshot: Snapshot | None = None, *, limit_s: float = LEND_LIMIT_S
+    ) -> AsyncGenerator[Sandbox]:
+        """Lend another sandbox of the same kind, as good as new, to run a gold in; its workspace holds *snapshot*.
+
+        *limit_s* is how long to wait for one: there are fewer of them than environments.
+
+        Raises:
+            LaunchError, AcquireTimeout: None can be had.
+        """
+        lease = await self._tenant.lend(sandbox_spec(self._place), snapshot, limit_s=limit_s)
         try:
             yield lease.sandbox
         finally:

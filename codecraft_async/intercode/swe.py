@@ -12,6 +12,7 @@ import numpy as np
 from codecraft_async._episode import EpisodeError
 from codecraft_async._observation import decode
 from codecraft_async._outcome import Outcome
+from codecraft_async._tenant import LEND_LIMIT_S
 from codecraft_async.intercode.base import InterCodeEnv
 from codecraft_async.intercode.swe_changes import ChangesTooLarge, Files, changed_files
 from codecraft_async.intercode.swe_checkouts import Sources, source_of
@@ -28,6 +29,7 @@ _REWARDS: Final = ("strict", "share")
 _MAX_OUTPUT_BYTES: Final = 8 << 20
 _SPARE: Final = 0.75  # of a workspace: the rest is for what is made there
 _SHOWN: Final = 300
+_QUEUE: Final = 6  # how many runs of tests a submission may have to wait for: those of the others that share a sandbox
 
 
 class SweEnv(InterCodeEnv):
@@ -196,7 +198,8 @@ class SweEnv(InterCodeEnv):
         return await super()._submit(action)
 
     def _borrow(self) -> AbstractAsyncContextManager[Sandbox]:
-        return self.evaluation_sandbox(self._base)
+        limit_s = _QUEUE * (self._test_limit_s + LEND_LIMIT_S)
+        return self.evaluation_sandbox(self._base, limit_s=limit_s)
 
 
 class SweVectorEnv(InterCodeVectorEnv):

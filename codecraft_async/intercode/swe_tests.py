@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -90,11 +91,14 @@ def _program() -> str:
 
 
 def _mixed(tests: Sequence[TestName], decoys: Sequence[TestName]) -> list[TestName]:
-    """Return the tests in their order, with the decoys in the middle of those of their file."""
-    mixed = list(tests)
+    """Return the tests in their order, with the decoys in the middle of those of their file.
+
+    Tests may depend on those before, so places are the same each time; where they are is drawn with the decoys' names.
+    """
+    mixed, rng = list(tests), random.Random(" ".join(decoy.inner[-1] for decoy in decoys))
     for decoy in decoys:
         places = [place for place, test in enumerate(mixed) if test.module == decoy.module]
-        mixed.insert(secrets.choice(places) + 1 if places else len(mixed), decoy)
+        mixed.insert(rng.choice(places) + 1 if places else len(mixed), decoy)
     return mixed
 
 

@@ -275,6 +275,19 @@ async def test_writers_in_the_background_and_cancelled_submissions(env: SweEnv) 
     assert 1.0 == (await env.astep("submit"))[1]
 
 
+STATE: Final = "import unittest\nleft = []\nclass StateTest(unittest.TestCase):\n" + "".join(
+    f"    def test_{name}(self):\n        left.append(1)\n        self.assertEqual([1], left)\n        left.clear()\n"
+    for name in "abc"
+)
+
+
+def new_file(path: str, text: str) -> str:
+    """The patch that makes a file."""
+    lines = text.splitlines()
+    added = "".join(f"+{line}\n" for line in lines)
+    return f"diff --git a/{path} b/{path}\nnew file mode 100644\n--- /dev/null\n+++ b/{path}\n@@ -0,0 +1,{len(lines)} @@\n{added}"
+
+
 async def test_rows_that_are_wrong(launcher: LocalLauncher, folder: Path) -> None:
     """A gold that does not pass, tests that pass anyway and patches that do not apply are no agent's fault; the rest is
     said when an episode is to begin.
@@ -292,6 +305,11 @@ async def test_rows_that_are_wrong(launcher: LocalLauncher, folder: Path) -> Non
         {**row, "setup": "touch made; exit 3"},
         {**row, "setup": ["touch made"], "FAIL_TO_PASS": json.dumps(row["FAIL_TO_PASS"])},
         {**row, "test_cmd": "cat agenda/agenda.py | cat", "log_parser": "ours"},
+        {
+            **row,
+            "test_patch": row["test_patch"] + new_file("tests/test_state.py", STATE),
+            "PASS_TO_PASS": [f"tests.test_state.StateTest.test_{name}" for name in "abc"],
+        },
     ]
 
     def read(text: str) -> dict[str, bool]:
@@ -316,5 +334,7 @@ async def test_rows_that_are_wrong(launcher: LocalLauncher, folder: Path) -> Non
         assert 1.0 == (await play(others, 0, apply))[0]
         assert 1.0 == (await play(others, 9, apply, "rm made"))[0]
         assert [0.0, 1.0] == [(await play(others, 10, *actions))[0] for actions in ([], [apply])]
+        # Tests that tidy up at their end bear no copies that fail before.
+        assert [0.0, 1.0] == [(await play(others, 11, *actions))[0] for actions in ([], [apply])]
     finally:
         await others.aclose()

@@ -6,13 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Literal
 
-import numpy as np
-
-from codecraft_async._observation import clip, decode
+from codecraft_async._observation import clip
 from codecraft_async._outcome import Outcome
 from codecraft_async.intercode.base import InterCodeEnv
 from codecraft_async.intercode.bash_rewards import (
-    CUT,
     NO_PARTS,
     before_cut,
     effects,
@@ -21,17 +18,16 @@ from codecraft_async.intercode.bash_rewards import (
     strict_reward,
 )
 from codecraft_async.intercode.changes import Changes, changes_of
-from codecraft_async.intercode.compat import MALFORMED, TIMED_OUT, change_of_directory, simplify
 from codecraft_async.intercode.git_view import GitView, is_watched
 from codecraft_async.intercode.golds import GoldOutcome, Golds
-from codecraft_async.intercode.recorded import HOME, MAX_OUTPUT_BYTES, GitTimes, has_background, run_recorded, settle
+from codecraft_async.intercode.recorded import GitTimes, has_background, run_recorded, settle
+from codecraft_async.intercode.terminal import BASH, MAX_OUTPUT_BYTES, ROOT, Bash, SeparateCommands, shown
 from codecraft_async.intercode.vector import InterCodeVectorEnv
 from codecraft_async.intercode.volatile import volatile
-from codecraft_pool import CommandResult, DigestEntry, RequestRefused, Sandbox, Shell
+from codecraft_pool import CommandResult, DigestEntry, Sandbox, Shell
 
 __all__ = ["BashEnv", "BashVectorEnv"]
 
-_BASH: Final = "/bin/bash"
 _GOLD_LIMIT_S: Final = 60.0
 _GOLD_SLACK: Final = 2.0  # times what an action has: what ends for the agent shall end for the gold, too
 _SETTLE_S: Final = 1.0
@@ -86,8 +82,7 @@ class BashEnv(InterCodeEnv):
         self._golds = Golds() if golds is None else golds
         self._times: GitTimes | None = GitTimes() if git_times else None
         self._gold_times: GitTimes | None = GitTimes() if git_times else None
-        self._shell: Shell | None = None
-        self._directory = "/"
+        self._terminal: Bash | SeparateCommands | None = None
         self._began_s = 0.0
         self._first: Mapping[str, DigestEntry] = {}
         self._read: set[str] = set()
@@ -102,12 +97,14 @@ class BashEnv(InterCodeEnv):
 
     async def reset_container(self) -> None:
         """Start the shell."""
-        self._began_s, self._directory, self._read = time.time(), "/", set()
+        self._began_s, self._read = time.time(), set()
         self._first = (await self.sandbox.layer()).entries
         self._has_background, self._has_times = False, False
-        self._shell = None  # the one before has ended with its sandbox's restore
-        if not self._compat:
-            self._shell = await _open_shell(self.sandbox)
+        self._terminal = None  # the one before has ended with its sandbox's restore
+        if self._compat:
+            self._terminal = SeparateCommands(self._run_recorded, cwd="/")
+        else:
+            self._terminal = await Bash.open(self.sandbox, cwd="/", user="root")
 
     async def execute_action(self, action: str) -> str:
         """Run a command; what it prints is observed, stderr in stdout.
@@ -120,20 +117,11 @@ class BashEnv(InterCodeEnv):
         self.info["volatile"] = ",".join(sorted(self._read))
         if self._compat:
             await self._set_times(action)
-            return await self._execute_as_recorded(action)
-        assert self._shell is not None
-        if "\0" in action:
-            return "a command cannot hold a NUL character"
-        try:
-            result = await self._shell.run(action, limit_s=self.command_limit_s, max_output_bytes=MAX_OUTPUT_BYTES)
-        except RequestRefused as exc:  # such as: the agent has deleted its bash
-            return f"the command cannot be run: {exc.strerror}"
-        self._tell(result)
-        return self._shown(result)
+        assert self._terminal is not None  # reset_container has run
+        return await self._terminal.run(action, self.info, limit_s=self.command_limit_s)
 
-    def _shown(self, result: CommandResult) -> str:
-        note = f"{CUT}{self.command_limit_s:g} s]" if result.timed_out else ""
-        return decode(result.stdout) + note
+    async def _run_recorded(self, command: str, cwd: str, limit_s: float) -> CommandResult | str:
+        return await run_recorded(self.sandbox, command, cwd, limit_s)
 
     async def _set_times(self, command: str) -> None:
         """Before the first action that reads the clock: what is touched comes to lie in the layer, where directories
@@ -145,42 +133,6 @@ class BashEnv(InterCodeEnv):
         await self._times.apply(self.sandbox, but=changes)
         now = (await self.sandbox.layer()).entries
         self._first = {**self._first, **{path: entry for path, entry in now.items() if path not in changes}}
-
-    async def _execute_as_recorded(self, action: str) -> str:
-        if not action.startswith("cd"):
-            result = await run_recorded(self.sandbox, action, self._directory, self.command_limit_s)
-            return self._as_recorded(result)
-        wanted = change_of_directory(action)
-        if wanted is None:
-            return MALFORMED
-        target = simplify(self._directory, wanted)
-        result = await run_recorded(self.sandbox, f"cd {target}", "/", self.command_limit_s)
-        if isinstance(result, CommandResult) and result.exit_code == 0:
-            self._directory = target
-        return self._as_recorded(result)
-
-    def _as_recorded(self, result: CommandResult | str) -> str:
-        if isinstance(result, str):
-            return result
-        self._tell(result)
-        if result.timed_out:
-            return TIMED_OUT
-        try:
-            return result.stdout.decode()
-        except UnicodeDecodeError:
-            self.info["action_executed"] = False
-            return MALFORMED
-
-    def _tell(self, result: CommandResult) -> None:
-        self.info.update(
-            action_executed=result.exit_code == 0,
-            exit_code=np.int64(result.exit_code),
-            signal=np.int64(result.signal),
-            timed_out=result.timed_out,
-            truncated_output=result.truncated,
-            wall_s=np.float64(result.wall_s),
-            cpu_s=np.float64(result.user_s + result.system_s),
-        )
 
     async def _submit(self, action: str) -> Outcome:
         self._is_last = True
@@ -267,7 +219,7 @@ class BashEnv(InterCodeEnv):
             commands = len(self.gold) if isinstance(self.gold, list | tuple) else 1
             limit_s = _GOLD_SLACK * self.command_limit_s * commands
             ran = await shell.run(command, limit_s=limit_s, max_output_bytes=MAX_OUTPUT_BYTES)
-            output = self._shown(ran)
+            output = shown(ran, self.command_limit_s)
             failed = ran.timed_out and not before_cut(output).strip()
         if has_background(command) and not self._compat:
             await settle(sandbox, processes=1, limit_s=_SETTLE_S)
@@ -283,7 +235,7 @@ class BashVectorEnv(InterCodeVectorEnv):
 
 async def _open_shell(sandbox: Sandbox) -> Shell:
     """Return a bash in which commands follow one another; the restore of its sandbox ends it."""
-    return await sandbox.shell(cwd="/", env=HOME, shell=_BASH, merge_stderr=True).__aenter__()
+    return await sandbox.shell(cwd="/", env=ROOT, shell=BASH, merge_stderr=True).__aenter__()
 
 
 def _text(data: bytes) -> str | None:

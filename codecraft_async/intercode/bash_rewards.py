@@ -10,9 +10,10 @@ from typing import Any, Final
 from codecraft_async.intercode.changes import Changes, is_same
 from codecraft_async.intercode.git_view import GitView
 from codecraft_async.intercode.similarity import similarity
+from codecraft_async.intercode.terminal import CUT
 from codecraft_pool import DigestEntry
 
-__all__ = ["CUT", "before_cut", "effects", "is_cut", "published_reward", "strict_reward"]
+__all__ = ["before_cut", "effects", "is_cut", "published_reward", "strict_reward"]
 
 _COMPARED: Final = ("A", "??", "C")
 _ORDERED: Final = re.compile(r"\b(sort|tac|nl|rev|shuf|cat -n|seq|ls -\w*[tSr])\b")
@@ -22,8 +23,6 @@ _NOW_SLACK_S: Final = 2.0
 _SHOWN: Final = 50
 _STARTS: Final = re.compile(r"[|;&`(]+")
 _WORD: Final = re.compile(r"[\w.+-]+")
-CUT: Final = "\n[killed: it ran longer than "
-"""What an output ends with that was cut off by a time limit."""
 _CUT_OFF: Final = re.compile(r"^/bin/bash: line \d+: +\d+ (?:Killed|Terminated) |\n\[killed: it ran ", re.MULTILINE)
 _CUT_SHARE: Final = 0.25
 _PROCESS: Final = re.compile(r"\bproc/\d+(/task/\d+)?")

@@ -17,7 +17,7 @@ from codecraft_async._outcome import Outcome
 from codecraft_async.intercode import ctf_assets
 from codecraft_async.intercode.base import InterCodeEnv
 from codecraft_async.intercode.ctf_data import CtfDataset, CtfTask
-from codecraft_async.intercode.terminal import BASH, ROOT, Bash, SeparateCommands
+from codecraft_async.intercode.terminal import BASH, ROOT, Bash, SeparateCommands, run_words
 from codecraft_async.intercode.vector import InterCodeVectorEnv
 from codecraft_curriculum import Dataset, RandomSource, Record
 from codecraft_pool import CommandResult, Recipe, RequestRefused
@@ -132,7 +132,7 @@ class CtfEnv(InterCodeEnv):
             if task.setup:
                 directory = await self._set_up(task, directory)
         if self._compat:
-            self._terminal = SeparateCommands(self.sandbox, _words, cwd=directory, user=self._owner)
+            self._terminal = SeparateCommands(self._run_alone, cwd=directory)
             return
         try:
             self._terminal = await Bash.open(self.sandbox, cwd=directory, user=self._owner)
@@ -178,6 +178,9 @@ class CtfEnv(InterCodeEnv):
             return self._give_hint()
         assert self._terminal is not None  # reset_container has run
         return await self._terminal.run(action, self.info, limit_s=self.command_limit_s)
+
+    async def _run_alone(self, command: str, cwd: str, limit_s: float) -> CommandResult | str:
+        return await run_words(self.sandbox, _words(command), cwd, limit_s, user=self._owner)
 
     def _give_hint(self) -> str:
         self.info["action_executed"] = self._hints_left > 0

@@ -12,13 +12,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-from codecraft_async.intercode.compat import MALFORMED, mangle
+from codecraft_async.intercode.compat import mangle
+from codecraft_async.intercode.terminal import MAX_OUTPUT_BYTES, ROOT, no_directory, run_words
 from codecraft_pool import CommandResult, RequestRefused, Sandbox
 
-__all__ = ["HOME", "MAX_OUTPUT_BYTES", "GitTimes", "has_background", "run_recorded", "settle"]
+__all__ = ["GitTimes", "has_background", "run_recorded", "settle"]
 
-HOME: Final = {"HOME": "/root", "USER": "root", "LOGNAME": "root", "PWD": "/"}
-MAX_OUTPUT_BYTES: Final = 8 << 20
 _BACKGROUND: Final = re.compile(r"(?<![&><])&(?![&>])")
 # `docker exec` ends with its command, but the daemon listens to those that hold its output for so long.
 _LISTENS_S: Final = 2.0
@@ -40,26 +39,19 @@ async def run_recorded(sandbox: Sandbox, command: str, cwd: str, limit_s: float)
         SandboxLost: The sandbox died.
     """
     words = mangle(command)
-    if words is None or any("\0" in word for word in words):
-        return MALFORMED
+    if not words or not has_background(command) or any("\0" in word for word in words):
+        return await run_words(sandbox, words, cwd, limit_s, user="root")
     try:
-        if has_background(command):
-            return await _run_and_listen(sandbox, words, cwd, limit_s)
-        return await sandbox.run(
-            words, cwd=cwd, env=HOME, limit_s=limit_s, max_output_bytes=MAX_OUTPUT_BYTES, merge_stderr=True
-        )
+        return await _run_and_listen(sandbox, words, cwd, limit_s)
     except RequestRefused:
-        return (
-            "OCI runtime exec failed: exec failed: unable to start container process: chdir to cwd "
-            f'("{cwd}") set in config.json failed: no such file or directory: unknown'
-        )
+        return no_directory(cwd)
 
 
 async def _run_and_listen(sandbox: Sandbox, words: list[str], cwd: str, limit_s: float) -> CommandResult:
     """Run a command and return also what its background jobs print soon after it; a file takes that down."""
     before = (await sandbox.stat()).processes
     into = ["/bin/bash", "-c", f'exec "$@" > {_SHM}/{_OUTPUT} 2>&1', "bash", *words]
-    result = await sandbox.run(into, cwd=cwd, env=HOME, limit_s=limit_s)
+    result = await sandbox.run(into, cwd=cwd, env=ROOT, limit_s=limit_s)
     await settle(sandbox, processes=before, limit_s=_LISTENS_S)
     try:
         printed = await sandbox.read_file(_OUTPUT, root=_SHM, max_bytes=MAX_OUTPUT_BYTES)

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Final, Literal
 import numpy as np
 
 from codecraft_async._episode import EpisodeError
-from codecraft_async._observation import decode
 from codecraft_async._outcome import Outcome
 from codecraft_async._tenant import LEND_LIMIT_S
 from codecraft_async.intercode.base import InterCodeEnv
@@ -19,14 +18,14 @@ from codecraft_async.intercode.swe_checkouts import Sources, source_of
 from codecraft_async.intercode.swe_judge import CorruptRow, Judge, Reference, References, Verdict, prepare
 from codecraft_async.intercode.swe_rows import DEFAULT_COMMAND, SWE_NAMES, SweTask
 from codecraft_async.intercode.swe_tests import LogParser
+from codecraft_async.intercode.terminal import Bash
 from codecraft_async.intercode.vector import InterCodeVectorEnv
 from codecraft_async.runtime import sandbox_spec
-from codecraft_pool import WORKSPACE, RequestRefused, Sandbox, Shell, Snapshot
+from codecraft_pool import WORKSPACE, RequestRefused, Sandbox, Snapshot
 
 __all__ = ["SweEnv", "SweVectorEnv"]
 
 _REWARDS: Final = ("strict", "share")
-_MAX_OUTPUT_BYTES: Final = 8 << 20
 _SPARE: Final = 0.75  # of a workspace: the rest is for what is made there
 _SHOWN: Final = 300
 _QUEUE: Final = 6  # how many runs of tests a submission may have to wait for: those of the others that share a sandbox
@@ -95,7 +94,7 @@ class SweEnv(InterCodeEnv):
         self._references = references or References()
         self._task: SweTask | None = None
         self._base: Snapshot | None = None
-        self._shell: Shell | None = None
+        self._bash: Bash | None = None
         self._tried: tuple[Files, Verdict] | None = None
 
     @classmethod
@@ -128,14 +127,13 @@ class SweEnv(InterCodeEnv):
     async def reset_container(self) -> None:
         """Make the checkout ready, and start the shell."""
         self._tried = None
-        self._shell = None  # the one before has ended with its sandbox's restore
+        self._bash = None  # the one before has ended with its sandbox's restore
         if self._task is not None:
             try:
                 await prepare(self.sandbox, self._task)
             except CorruptRow as exc:
                 raise EpisodeError(f"{self._task.id}: {exc}") from exc
-        shell = self.sandbox.shell(cwd=WORKSPACE, shell="/bin/bash", merge_stderr=True)
-        self._shell = await shell.__aenter__()
+        self._bash = await Bash.open(self.sandbox, cwd=WORKSPACE, user="agent")
 
     async def execute_action(self, action: str) -> str:
         """Run a command; what it prints is observed, stderr in stdout.
@@ -143,24 +141,8 @@ class SweEnv(InterCodeEnv):
         Raises:
             SandboxLost: The sandbox died.
         """
-        assert self._shell is not None  # reset_container has run
-        if "\0" in action:
-            return "a command cannot hold a NUL character"
-        try:
-            result = await self._shell.run(action, limit_s=self.command_limit_s, max_output_bytes=_MAX_OUTPUT_BYTES)
-        except RequestRefused as exc:
-            return f"the command cannot be run: {exc.strerror}"
-        self.info.update(
-            action_executed=result.exit_code == 0,
-            exit_code=np.int64(result.exit_code),
-            signal=np.int64(result.signal),
-            timed_out=result.timed_out,
-            truncated_output=result.truncated,
-            wall_s=np.float64(result.wall_s),
-            cpu_s=np.float64(result.user_s + result.system_s),
-        )
-        note = f"\n[killed: it ran longer than {self.command_limit_s:g} s]" if result.timed_out else ""
-        return decode(result.stdout) + note
+        assert self._bash is not None  # reset_container has run
+        return await self._bash.run(action, self.info, limit_s=self.command_limit_s)
 
     async def get_reward(self) -> tuple[float, dict[str, Any]]:
         """Try what was changed."""

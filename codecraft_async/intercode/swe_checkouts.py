@@ -170,11 +170,11 @@ class Checkouts:
             status, said = await _git(words, _FETCH_LIMIT_S)
             if status != 0:
                 raise RepositoryUnavailable(f"the repository {source} cannot be fetched: {said}")
-            if (await _git(["-C", str(mirror), "cat-file", "-e", commit]))[0] != 0:  # on no branch: some servers give it
+            if (await _git(["-C", str(mirror), "cat-file", "-e", commit]))[
+                0
+            ] != 0:  # on no branch: some servers give it
                 await _git(["-C", str(mirror), *_FETCH, "origin", commit], _FETCH_LIMIT_S)
-            with suppress(FileNotFoundError):  # there was none
-                place.rename(partial / "before")
-            mirror.rename(place)
+            _swap(mirror, place, partial / "before")
 
     def _tidy(self) -> None:
         """Make the folder, and remove what killed processes left half-made."""
@@ -223,6 +223,13 @@ class Checkouts:
             if status != 0:
                 raise RepositoryUnavailable(f"{source} cannot be checked out at {commit}: {said}")
         return await asyncio.to_thread(_clean_snapshot, Path(tree))
+
+
+def _swap(new: Path, place: Path, before: Path) -> None:
+    """Move *new* to its *place*, and what may be there to *before*."""
+    with suppress(FileNotFoundError):
+        place.rename(before)
+    new.rename(place)
 
 
 def _partial() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -11,12 +11,25 @@ from codecraft_async._observation import decode
 from codecraft_async.intercode.compat import MALFORMED, TIMED_OUT, change_of_directory, simplify
 from codecraft_pool import CommandResult, RequestRefused, Sandbox, Shell
 
-__all__ = ["BASH", "ROOT", "Bash", "SeparateCommands", "tell"]
+__all__ = [
+    "BASH",
+    "CUT",
+    "MAX_OUTPUT_BYTES",
+    "ROOT",
+    "Bash",
+    "SeparateCommands",
+    "no_directory",
+    "run_words",
+    "shown",
+    "tell",
+]
 
 BASH: Final = "/bin/bash"
 ROOT: Final = {"HOME": "/root", "USER": "root", "LOGNAME": "root", "PWD": "/"}
 """The environment of root's commands."""
-_MAX_OUTPUT_BYTES: Final = 8 << 20
+CUT: Final = "\n[killed: it ran longer than "
+"""What an output ends with that was cut off by a time limit."""
+MAX_OUTPUT_BYTES: Final = 8 << 20
 
 User = Literal["agent", "root"]
 
@@ -51,25 +64,23 @@ class Bash:
         if "\0" in action:
             return "a command cannot hold a NUL character"
         try:
-            result = await self._shell.run(action, limit_s=limit_s, max_output_bytes=_MAX_OUTPUT_BYTES)
+            result = await self._shell.run(action, limit_s=limit_s, max_output_bytes=MAX_OUTPUT_BYTES)
         except RequestRefused as exc:  # such as: the agent has deleted its bash
             return f"the command cannot be run: {exc.strerror}"
         tell(info, result)
-        note = f"\n[killed: it ran longer than {limit_s:g} s]" if result.timed_out else ""
-        return decode(result.stdout) + note
+        return shown(result, limit_s)
 
 
 class SeparateCommands:
     """Actions that run each by itself, as InterCode runs them: of what they leave, a guessed directory is kept.
 
-    *words* gives the words that are executed for an action; None if it is malformed.
+    *run* runs a command in a directory, with a time limit in seconds, and returns how it ended, or what InterCode says
+    instead of an output; see `run_words`.
     """
 
-    def __init__(self, sandbox: Sandbox, words: Callable[[str], list[str] | None], *, cwd: str, user: User) -> None:
-        self._sandbox = sandbox
-        self._words = words
+    def __init__(self, run: Callable[[str, str, float], Awaitable[CommandResult | str]], *, cwd: str) -> None:
+        self._run = run
         self._directory = cwd
-        self._user: User = user
 
     async def run(self, action: str, info: dict[str, Any], *, limit_s: float) -> str:
         """As that of `Bash`, with InterCode's texts for what went wrong."""
@@ -84,27 +95,43 @@ class SeparateCommands:
             self._directory = target
         return _as_recorded(result, info)
 
-    async def _run(self, command: str, cwd: str, limit_s: float) -> CommandResult | str:
-        """Return how it ended, or what InterCode says instead of an output."""
-        words = self._words(command)
-        if not words or any("\0" in word for word in words):
-            return MALFORMED
-        env = ROOT if self._user == "root" else None
-        try:
-            return await self._sandbox.run(
-                words,
-                cwd=cwd,
-                env=env,
-                limit_s=limit_s,
-                max_output_bytes=_MAX_OUTPUT_BYTES,
-                merge_stderr=True,
-                user=self._user,
-            )
-        except RequestRefused:
-            return (
-                "OCI runtime exec failed: exec failed: unable to start container process: chdir to cwd "
-                f'("{cwd}") set in config.json failed: no such file or directory: unknown'
-            )
+
+async def run_words(
+    sandbox: Sandbox, words: list[str] | None, cwd: str, limit_s: float, *, user: User
+) -> CommandResult | str:
+    """Run the words of a command; return what InterCode says instead of an output where there are none, or no *cwd*.
+
+    Raises:
+        SandboxLost: The sandbox died.
+    """
+    if not words or any("\0" in word for word in words):
+        return MALFORMED
+    env = ROOT if user == "root" else None
+    try:
+        return await sandbox.run(
+            words,
+            cwd=cwd,
+            env=env,
+            limit_s=limit_s,
+            max_output_bytes=MAX_OUTPUT_BYTES,
+            merge_stderr=True,
+            user=user,
+        )
+    except RequestRefused:
+        return no_directory(cwd)
+
+
+def no_directory(cwd: str) -> str:
+    """Return what InterCode says where a command cannot be run in a directory."""
+    return (
+        "OCI runtime exec failed: exec failed: unable to start container process: chdir to cwd "
+        f'("{cwd}") set in config.json failed: no such file or directory: unknown'
+    )
+
+
+def shown(result: CommandResult, limit_s: float) -> str:
+    """Return what is observed of a command that a `Bash` has run."""
+    return decode(result.stdout) + (f"{CUT}{limit_s:g} s]" if result.timed_out else "")
 
 
 def tell(info: dict[str, Any], result: CommandResult) -> None:

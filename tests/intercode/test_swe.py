@@ -173,7 +173,7 @@ sys.modules["tests"].test_agenda = sys.modules["tests.test_agenda"]
         (WRITE_EVERYWHERE, "ended their own process"),
         (PASS_ALL, FORGED),
         (ASSERT_NOTHING, FORGED),
-        (EQUAL_TO_ALL, FORGED),
+        (EQUAL_TO_ALL, ""),  # whether it is noticed depends on which decoys are drawn; other tests fail anyway
         (TELL_FOR_IT, FORGED),
         (OTHER_TESTS, ""),
         ("import time; time.sleep(60)", "longer than 1 s"),
@@ -184,8 +184,8 @@ async def test_code_that_pretends(env: SweEnv, monkeypatch: pytest.MonkeyPatch, 
     await play(env, AGENDA)  # which finds out what the gold comes to, without hurry
     monkeypatch.setattr(env, "_test_limit_s", 1.0 if "longer" in reason else 30.0)
     reward, info = await play(env, AGENDA, write(MODULE, f"{AGENDA_CODE}\n{code}"))
-    assert (0.0, True, 0) == (reward, info["valid"], info["fail_to_pass"]), info["reason"]
-    assert reason in info["reason"], info["reason"]
+    assert (0.0, True, False) == (reward, info["valid"], info["resolved"]) and reason in info["reason"], info["reason"]
+    assert not reason or 0 == info["fail_to_pass"]
     assert FORGED != reason or 0 == info["pass_to_pass"]
 
 
@@ -285,7 +285,8 @@ def new_file(path: str, text: str) -> str:
     """The patch that makes a file."""
     lines = text.splitlines()
     added = "".join(f"+{line}\n" for line in lines)
-    return f"diff --git a/{path} b/{path}\nnew file mode 100644\n--- /dev/null\n+++ b/{path}\n@@ -0,0 +1,{len(lines)} @@\n{added}"
+    head = f"diff --git a/{path} b/{path}\nnew file mode 100644\n--- /dev/null\n+++ b/{path}\n"
+    return f"{head}@@ -0,0 +1,{len(lines)} @@\n{added}"
 
 
 async def test_rows_that_are_wrong(launcher: LocalLauncher, folder: Path) -> None:

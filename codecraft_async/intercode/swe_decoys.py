@@ -12,7 +12,8 @@ import copy
 import random
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import permutations
 from typing import Final
 
 from codecraft_async.intercode.swe_rows import TestName
@@ -53,7 +54,7 @@ def _with_decoy(source: str, inner: tuple[str, ...], rng: random.Random) -> tupl
         return None
     scope, function = found
     taken = {each.name for each in scope.body if isinstance(each, (*_DEFINITIONS, ast.ClassDef))}
-    free = [name for name in (f"{function.name}_{suffix}" for suffix in _SUFFIXES) if name not in taken]
+    free = _free_names(function.name, taken)
     if not free:
         return None
     decoy = copy.deepcopy(function)
@@ -70,6 +71,14 @@ def _with_decoy(source: str, inner: tuple[str, ...], rng: random.Random) -> tupl
     lines.insert(last, f"{blank}{text}\n")
     changed = "".join(lines)
     return (changed, decoy.name) if _parse(changed) is not None else None
+
+
+def _free_names(own: str, taken: Collection[str]) -> list[str]:
+    """Return names for a decoy of the test *own*: made of words of the others, so that none is another with an end."""
+    words = [name.split("_") for name in taken if name.startswith("test_")]
+    mixed = {"_".join((*one[:-1], other[-1])) for one, other in permutations(words, 2)}
+    free = sorted(name for name in mixed - {*taken} if not any(name.startswith(f"{each}_") for each in taken))
+    return free or [name for name in (f"{own}_{suffix}" for suffix in _SUFFIXES) if name not in taken]
 
 
 def _parse(source: str) -> ast.Module | None:

@@ -116,6 +116,17 @@ def run(self, result=None):
     result.stopTest(self)
 unittest.TestCase.run = run
 """
+PASS_ORIGINALS: Final = """
+import unittest
+def run(self, result=None):
+    result.startTest(self)
+    if self._testMethodName.rpartition("_")[0] in dir(self):
+        result.addFailure(self, (AssertionError, AssertionError("x"), None))
+    else:
+        result.addSuccess(self)
+    result.stopTest(self)
+unittest.TestCase.run = run
+"""
 ASSERT_NOTHING: Final = """
 import unittest
 for name in dir(unittest.TestCase):
@@ -172,6 +183,7 @@ sys.modules["tests"].test_agenda = sys.modules["tests.test_agenda"]
         ("import os; os._exit(0)", "ended their own process"),
         (WRITE_EVERYWHERE, "ended their own process"),
         (PASS_ALL, FORGED),
+        (PASS_ORIGINALS, FORGED),
         (ASSERT_NOTHING, FORGED),
         (EQUAL_TO_ALL, ""),  # whether it is noticed depends on which decoys are drawn; other tests fail anyway
         (TELL_FOR_IT, FORGED),

@@ -58,6 +58,15 @@ async def test_argument_lists(sandbox: Sandbox) -> None:
     assert 126 == (await sandbox.run(["/etc/passwd"])).exit_code
 
 
+async def test_nobody_is_root_by_asking(sandbox: Sandbox) -> None:
+    """In a sandbox of the agent's nothing runs as root, and the error names it; the agent can be asked for."""
+    with pytest.raises(ValueError, match=f"sandbox {sandbox.id} is made for the agent alone"):
+        await sandbox.run(["id", "-u"], user="root")
+    with pytest.raises(ValueError, match="made for the agent alone"):
+        sandbox.shell(user="root")
+    assert (await sandbox.run(["id", "-u"])).stdout == (await sandbox.run(["id", "-u"], user="agent")).stdout != b"0\n"
+
+
 async def test_bytes_in_and_out(sandbox: Sandbox) -> None:
     """Standard input and both outputs are bytes, whatever they are."""
     data = bytes(range(256)) * 4096

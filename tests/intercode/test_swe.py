@@ -209,9 +209,15 @@ async def test_code_that_pretends(env: SweEnv, monkeypatch: pytest.MonkeyPatch, 
         ([write("tests/test_agenda.py", "")], ["tests/test_agenda.py"]),
         ([write("tests/heapq.py", "")], ["tests/heapq.py"]),
         ([write("sitecustomize.py", PASS_ALL), write("x.pth", "import x")], ["sitecustomize.py", "x.pth"]),
-        ([write("unittest/__init__.py", ""), write("traceback.py", "import os; os._exit(0)")], []),
-        (["git config core.fsmonitor ./x; git config core.hooksPath ."], []),
-        (["mkdir -p ~/.local/lib/python3.11/site-packages; cp tests/*.py ~/.local/lib/python3.11/site-packages"], []),
+        (
+            [
+                write("unittest/__init__.py", ""),
+                write("traceback.py", "import os; os._exit(0)"),
+                "git config core.fsmonitor ./x; git config core.hooksPath .",
+                "mkdir -p ~/.local/lib/python3.11/site-packages; cp tests/*.py ~/.local/lib/python3.11/site-packages",
+            ],
+            [],
+        ),
     ],
 )
 async def test_what_tests_are_run_by_does_not_count(env: SweEnv, actions: list[str], not_counted: list[str]) -> None:
@@ -264,10 +270,9 @@ async def test_what_does_not_keep_a_solution_from_counting(env: SweEnv, action: 
     ],
 )
 async def test_wrecks(env: SweEnv, action: str, reason: str) -> None:
-    """They cost the episode, and nothing else."""
+    """They cost the episode; the tests after this one are played in the same environment."""
     reward, info = await play(env, AGENDA, "GOLD", action)
     assert (0.0, True) == (reward, info["valid"]) and reason in info["reason"], info["reason"]
-    assert 1.0 == (await play(env, SETTINGS, "GOLD"))[0]
 
 
 async def test_writers_in_the_background_and_cancelled_submissions(env: SweEnv) -> None:

@@ -84,8 +84,8 @@ def prepare_pytest(request: "dict[str, Any]", tell: Tell) -> Callable[[], object
 
     pytest.hookimpl(tryfirst=True)(Reporter.pytest_load_initial_conftests)
     pytest.hookimpl(trylast=True)(Reporter.pytest_collection_modifyitems)
-    options = [f"--rootdir={request['root']}", "-o", "cache_dir=/tmp/.pytest_cache", "--maxfail=0"]
-    arguments = options + request["arguments"] + request["files"]
+    options = [f"--rootdir={request['root']}", "-o", "cache_dir=/tmp/.pytest_cache"]
+    arguments = [*options, *request["arguments"], "--maxfail=0", *request["files"]]  # of -x the last one counts
     return lambda: pytest.main(arguments, plugins=[Reporter()])
 
 

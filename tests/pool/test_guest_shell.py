@@ -180,7 +180,8 @@ def test_a_command_may_end_its_shell(shell: Session, text: str, code: int) -> No
 def test_a_shell_that_ends_between_commands(guest: Guest) -> None:
     """A background process may kill its shell when nothing runs; nobody is told until somebody asks."""
     shell = Session(guest, ["dash"])
-    assert (0, b"", b"") == told(shell.run("(sleep 0.1; kill -9 $$; touch /tmp/done) &"))
+    kill = "kill -9 $$; while kill -0 $$ 2>/dev/null; do sleep 0.01; done; touch /tmp/done"
+    assert (0, b"", b"") == told(shell.run(f"(sleep 0.1; {kill}) &"))
     wait_for(guest, "/tmp/done")
     assert errno.ESRCH == shell.refused("true").errno
 

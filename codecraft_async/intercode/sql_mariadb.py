@@ -26,8 +26,9 @@ from codecraft_async.intercode.sql_mariadb_server import (
     SqlError,
 )
 from codecraft_async.intercode.sql_mariadb_servers import Servers
-from codecraft_async.intercode.sql_mariadb_statements import Effect, database_used, effect_of, is_repeatable
+from codecraft_async.intercode.sql_mariadb_statements import Effect, effect_of, is_repeatable
 from codecraft_async.intercode.sql_mariadb_wire import Command, Reader, encode_command
+from codecraft_async.intercode.sql_text import database_of
 from codecraft_pool import Sandbox
 
 __all__ = ["MariaDb"]
@@ -144,14 +145,20 @@ class MariaDb:
         if effect is Effect.READ and self._loaded.has_programs:
             effect = Effect.LOGGED
         key: Key | None = None
-        if effect is Effect.READ and self._worst is Effect.READ and self._answers is not None:
-            if is_repeatable(statement) and not self._loaded.has_views:
-                key = (self._sandbox.spec.image, self._user, self._database, statement)
-                known = self._answers.get(key)
-                if known is not None:
-                    self._unrun = statement
-                    return known
+        if effect is Effect.READ and self._worst is Effect.READ:
+            key, known = self._remembered(self._user, self._database, statement)
+            if known is not None:
+                self._unrun = statement
+                return known
         return await self._execute(statement, effect, key, limit_s)
+
+    def _remembered(self, user: str, database: str | None, statement: str) -> tuple[Key | None, SqlResult | None]:
+        """Return by what a result on databases as loaded is kept, if it can be, and the result, if it is known."""
+        loaded = self._loaded
+        if self._answers is None or loaded.has_programs or loaded.has_views or not is_repeatable(statement):
+            return None, None
+        key = (self._sandbox.spec.image, user, database, statement)
+        return key, self._answers.get(key, max_rows=self._max_rows)
 
     async def _execute(self, statement: str, effect: Effect, key: Key | None, limit_s: float) -> SqlResult:
         knew = self._was_lost
@@ -168,23 +175,26 @@ class MariaDb:
         if key is not None:
             self._unrun = None
             self._keep(key, result, reader)
-        elif effect is Effect.READ and not result.error:
-            self._database = database_used(statement) or self._database
-        elif effect > Effect.LOGGED or (not result.error and self._leaves_traces(statement, effect)):
+        elif effect > Effect.LOGGED or (not result.error and self._leaves_traces(statement)):
             self._servers.prepare_spare()
+        if not result.error:
+            self._database = database_of(statement) or self._database
         return result
 
-    def _leaves_traces(self, statement: str, effect: Effect) -> bool:
+    def _leaves_traces(self, statement: str) -> bool:
         """Guess whether a statement that has not failed has done what a rollback leaves; only to be quick then."""
+        effect = effect_of(statement)
+        if effect is Effect.READ:
+            return False
         text = statement.lower().lstrip()
         if effect is Effect.LOGGED:
-            return not text.startswith("set")
+            return not text.startswith(("set", "use"))
         counted = (name for (_, name), size in (self._loaded.sizes or {}).items() if size[-1] is not None)
         return text.startswith(("insert", "replace")) and any(name in text for name in counted)
 
     def _keep(self, key: Key, result: SqlResult, reader: Reader) -> None:
-        if self._answers is None or result.timed_out or result.rows_left_out:
-            return
+        if self._answers is None or result.timed_out or result.rows_left_out or result.error != reader.error:
+            return  # the last is not what the statement came to: the server was lost
         if not reader.error or reader.error_code in _SAME_EACH_TIME:
             self._answers.put(key, result, reader.row_bytes)
 
@@ -200,14 +210,16 @@ class MariaDb:
                 self._was_lost = True
 
     async def gold(self, database: str | None, statement: str, *, limit_s: float) -> SqlResult:
-        """See `SqlEngine.gold`: beside the agent's session where nothing is committed, else on the spare server."""
+        """See `SqlEngine.gold`: beside the agent's session where nothing is committed, else on the spare server.
+
+        Raises:
+            EpisodeError: It was lost with its server, or there can be none.
+        """
         await self._settle()
         effect = effect_of(statement)
-        key = (self._sandbox.spec.image, _USERS[False][0], database, statement)
-        is_known = self._answers is not None and effect is Effect.READ and is_repeatable(statement)
-        is_known = is_known and not (self._loaded.has_programs or self._loaded.has_views)
-        if is_known and self._answers is not None:
-            known = self._answers.get(key)
+        key: Key | None = None
+        if effect is Effect.READ:
+            key, known = self._remembered(_USERS[False][0], database, statement)
             if known is not None:
                 return known
         if effect is Effect.READ and not self._loaded.has_programs and await self._is_as_loaded():
@@ -220,9 +232,11 @@ class MariaDb:
             link = await server.session(*_USERS[False])
             result, reader = await self._judged(server, link, database, statement, limit_s)
             link.close()
-            if effect > Effect.READ or self._loaded.has_programs:
-                server.end()
-        if is_known:
+        if server.is_lost and not result.timed_out:  # its error says nothing of the gold
+            raise EpisodeError(f"the database server in sandbox {self._sandbox.id} ended while it ran a gold")
+        if server is not self._servers.current and (effect > Effect.READ or self._loaded.has_programs):
+            server.end()
+        if key is not None:
             self._keep(key, result, reader)
         return result
 

@@ -55,10 +55,10 @@ class Answers:
         """Return what is known of an image's databases, to be added to."""
         return self._loaded.setdefault(image, Loaded())
 
-    def get(self, key: Key) -> SqlResult | None:
-        """Return a result, if it is known."""
+    def get(self, key: Key, *, max_rows: int) -> SqlResult | None:
+        """Return a result, if it is known, and has no more rows than are looked at."""
         entry = self._known.get(key)
-        if entry is None:
+        if entry is None or len(entry[0].rows or ()) > max_rows:
             return None
         self.found += 1
         return entry[0]

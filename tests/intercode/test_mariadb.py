@@ -232,6 +232,22 @@ async def test_a_server_that_dies_or_hangs(engine: MariaDb, sandbox: Sandbox, si
     assert Restored.NEW_SERVER is await engine.restore()
 
 
+async def test_answers_of_a_server_that_dies(engine: MariaDb, sandbox: Sandbox) -> None:
+    """Whatever it died of, that is nobody else's answer, and not a gold's."""
+    endless = f"SELECT COUNT(*) FROM {', '.join(f'item t{number}' for number in range(60))}"
+    known = len(ANSWERS)
+    for run_it in (engine.execute(endless, limit_s=LIMIT_S), engine.gold("shop", endless, limit_s=LIMIT_S)):
+        asked = asyncio.create_task(run_it)
+        await asyncio.sleep(0.1)
+        await kill_servers(sandbox, "KILL")
+        await asyncio.wait([asked])
+        failure = asked.exception()
+        assert "server was lost" in asked.result().error if failure is None else isinstance(failure, EpisodeError)
+        await engine.restore()
+        await engine.begin("shop", read_only=False)
+    assert failure is not None and known == len(ANSWERS)
+
+
 async def test_a_disk_that_is_full(engine: MariaDb) -> None:
     """Rows that fill the server's files to the last byte cost the episode, and no more."""
     result = SqlResult()
@@ -266,6 +282,16 @@ async def test_readers(engine: MariaDb) -> None:
         await engine.begin("nowhere", read_only=False)
     await engine.begin(None, read_only=False)
     assert "No database selected" == (await engine.execute(COUNT, limit_s=LIMIT_S)).error
+
+
+async def test_answers_of_another_database(engine: MariaDb) -> None:
+    """A session that is elsewhere, however it got there, gives nobody an answer for the database it began in."""
+    for use in ("USE other_one -- for a while", "/* now */ USE other_one", "EXECUTE IMMEDIATE 'USE other_one'"):
+        assert ((1,),) == (await run(engine, use, "SELECT a FROM t")).rows
+        await engine.restore()
+        await engine.begin("shop", read_only=False)
+        assert "doesn't exist" in (await engine.execute("SELECT a FROM t", limit_s=LIMIT_S)).error
+        assert "doesn't exist" in (await engine.gold("shop", "SELECT a FROM t", limit_s=LIMIT_S)).error
 
 
 async def test_known_answers(engine: MariaDb) -> None:

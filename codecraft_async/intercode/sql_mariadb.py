@@ -15,7 +15,7 @@ from typing import Final
 
 from codecraft_async._episode import EpisodeError
 from codecraft_async.intercode.sql_engine import Restored, SqlResult
-from codecraft_async.intercode.sql_mariadb_answers import Answers, Key
+from codecraft_async.intercode.sql_mariadb_answers import Answers, Key, Unrun
 from codecraft_async.intercode.sql_mariadb_link import Link, LinkLost
 from codecraft_async.intercode.sql_mariadb_server import (
     CONTROL_LIMIT_S,
@@ -35,13 +35,6 @@ __all__ = ["MariaDb"]
 
 _MAX_STATEMENT_BYTES: Final = 4 << 20
 _INTERRUPTED: Final = (1317, 1927, 1969)  # ER_QUERY_INTERRUPTED, ER_CONNECTION_KILLED, ER_STATEMENT_TIMEOUT
-_SAME_EACH_TIME: Final = frozenset(
-    (
-        *(1044, 1046, 1049, 1051, 1052, 1054, 1055, 1056, 1060, 1064, 1066, 1109, 1111, 1140, 1142, 1146, 1222, 1235),
-        *(1241, 1242, 1247, 1248, 1305, 1582, 1583, 1630),
-    )
-)
-"""Errors that come of a statement's text and the definitions alone, such as ER_PARSE_ERROR and ER_NO_SUCH_TABLE."""
 _USERS: Final = {False: ("admin", "admin"), True: ("reader", "reader")}
 _ENDED: Final = (
     "the database server was lost, and with it what this episode has changed; the next statement finds a new one"
@@ -89,7 +82,7 @@ class MariaDb:
         """Note that nothing has happened yet."""
         self._worst = Effect.READ
         self._before: Position | None = None
-        self._unrun: str | None = None
+        self._unrun = Unrun()
         self._was_lost = False
 
     def __repr__(self) -> str:
@@ -148,7 +141,9 @@ class MariaDb:
         if effect is Effect.READ and self._worst is Effect.READ:
             key, known = self._remembered(self._user, self._database, statement)
             if known is not None:
-                self._unrun = statement
+                chosen = None if known.error else database_of(statement)
+                self._unrun.add(statement, chosen)
+                self._database = chosen or self._database
                 return known
         return await self._execute(statement, effect, key, limit_s)
 
@@ -157,7 +152,8 @@ class MariaDb:
         loaded = self._loaded
         if self._answers is None or loaded.has_programs or loaded.has_views or not is_repeatable(statement):
             return None, None
-        key = (self._sandbox.spec.image, user, database, statement)
+        at = None if database_of(statement) else database  # for a USE it is all the same
+        key = (self._sandbox.spec.image, user, at, statement)
         return key, self._answers.get(key, max_rows=self._max_rows)
 
     async def _execute(self, statement: str, effect: Effect, key: Key | None, limit_s: float) -> SqlResult:
@@ -167,14 +163,13 @@ class MariaDb:
             return SqlResult(error=_ENDED)
         if effect > Effect.READ:
             await self._look_before(effect)
-        if self._unrun is not None and key is None:  # a session can ask what the statement before came to
-            unrun, self._unrun = self._unrun, None
-            await self._run(agent, unrun, limit_s)
+        database = self._unrun.take_database() if key is not None else None
+        for each in self._unrun.take():  # a session can ask what the statement before came to
+            await self._run(agent, each, limit_s)
         self._worst = max(self._worst, effect)
-        result, reader = await self._run(agent, statement, limit_s)
-        if key is not None:
-            self._unrun = None
-            self._keep(key, result, reader)
+        result, reader = await self._run(agent, statement, limit_s, database=database)
+        if key is not None and self._answers is not None:
+            self._answers.keep(key, result, reader)
         elif effect > Effect.LOGGED or (not result.error and self._leaves_traces(statement)):
             self._servers.prepare_spare()
         if not result.error:
@@ -191,12 +186,6 @@ class MariaDb:
             return not text.startswith(("set", "use"))
         counted = (name for (_, name), size in (self._loaded.sizes or {}).items() if size[-1] is not None)
         return text.startswith(("insert", "replace")) and any(name in text for name in counted)
-
-    def _keep(self, key: Key, result: SqlResult, reader: Reader) -> None:
-        if self._answers is None or result.timed_out or result.rows_left_out or result.error != reader.error:
-            return  # the last is not what the statement came to: the server was lost
-        if not reader.error or reader.error_code in _SAME_EACH_TIME:
-            self._answers.put(key, result, reader.row_bytes)
 
     async def _look_before(self, effect: Effect) -> None:
         """Note what the server is like before the first statement that may change it."""
@@ -236,8 +225,8 @@ class MariaDb:
             raise EpisodeError(f"the database server in sandbox {self._sandbox.id} ended while it ran a gold")
         if server is not self._servers.current and (effect > Effect.READ or self._loaded.has_programs):
             server.end()
-        if key is not None:
-            self._keep(key, result, reader)
+        if key is not None and self._answers is not None:
+            self._answers.keep(key, result, reader)
         return result
 
     async def _judged(
@@ -333,9 +322,9 @@ class MariaDb:
     # --- one statement ---
 
     async def _run(
-        self, link: Link, statement: str, limit_s: float, server: Server | None = None
+        self, link: Link, statement: str, limit_s: float, server: Server | None = None, *, database: str | None = None
     ) -> tuple[SqlResult, Reader]:
-        """Run a statement; cancellation has it ended, which the next call waits for."""
+        """Run a statement, in *database* from now on; cancellation has it ended, which the next call waits for."""
         server = server or await self._have_server()
         text = statement.encode("utf-8", "replace")
         started = time.perf_counter()
@@ -344,10 +333,14 @@ class MariaDb:
         reader = Reader(
             max_rows=self._max_rows, max_bytes=self._max_bytes, on_full=lambda: self._end_statement(server, link)
         )
+        packets, readers = encode_command(Command.QUERY, text), [reader]
+        if database is not None:
+            packets = encode_command(Command.USE, database.encode()) + packets
+            readers.insert(0, Reader())
         timed_out = False
         try:
             async with asyncio.timeout(limit_s):
-                await link.ask(encode_command(Command.QUERY, text), reader)
+                await link.ask(packets, *readers)
         except TimeoutError:
             timed_out = True
             self._end_statement(server, link)
@@ -363,7 +356,7 @@ class MariaDb:
             gone = f"; {_ENDED}" if server.is_lost else ""
             error = f"the statement was ended at its limit of {limit_s:g} s{gone}"
         else:
-            error = "" if is_cut else reader.error
+            error = "" if is_cut else readers[0].error or reader.error
         return SqlResult(
             rows=None if reader.rows is None or error else tuple(reader.rows),
             columns=tuple(reader.columns),

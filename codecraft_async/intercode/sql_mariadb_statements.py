@@ -103,6 +103,8 @@ def is_repeatable(statement: str) -> bool:
     """
     if any(mark in statement for mark in _MISLEADING):
         return False
+    if database_of(statement) is not None:
+        return True
     if _SHOWN.fullmatch(statement):
         return _NOT_SAME.search(statement) is None
     bare = _QUOTED.sub(lambda found: found[1] or "''", statement)

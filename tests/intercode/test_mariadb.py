@@ -308,3 +308,16 @@ async def test_known_answers(engine: MariaDb) -> None:
         assert ((0,),) == (await run(engine, COUNT)).rows
         assert Restored.ROWS is await engine.restore()
         assert found + 1 + 3 * number == ANSWERS.found
+
+
+async def test_databases_that_are_known(engine: MariaDb) -> None:
+    """A session is where it was sent, whether or not that was known, for whatever it asks then."""
+    ANSWERS.forget()
+    for number in range(2):
+        await engine.begin(None, read_only=False)
+        assert ((2,),) == (await run(engine, "USE shop", COUNT)).rows
+        assert "denied" in (await engine.execute("USE no", limit_s=LIMIT_S)).error
+        assert ((1,),) == (await run(engine, "USE other_one", "SELECT a FROM t")).rows
+        assert (("other_one", 1),) == (await run(engine, "SELECT DATABASE(), FOUND_ROWS()")).rows
+        await run(engine, "USE shop")
+        assert ((2 + number,),) == (await run(engine, f"SELECT COUNT(id) + {number} FROM maker")).rows

@@ -16,7 +16,7 @@ import pytest
 from codecraft_async.curriculum import TaskFileError
 from codecraft_async.intercode.sql_dump import SqlDump
 from codecraft_async.intercode.sql_engine import SqlResult
-from codecraft_async.intercode.sql_mariadb_answers import Answers
+from codecraft_async.intercode.sql_mariadb_answers import Answers, Unrun
 from codecraft_async.intercode.sql_mariadb_link import LinkLost, SocketLink
 from codecraft_async.intercode.sql_mariadb_statements import Effect, effect_of, is_repeatable
 from codecraft_async.intercode.sql_mariadb_wire import Command, ProtocolBroken, Reader, encode_command
@@ -256,6 +256,8 @@ def test_what_statements_can_do(statement: str, effect: Effect) -> None:
     [
         ("SELECT count(*), avg(a) FROM t WHERE b IN (SELECT c FROM u) ORDER BY lower(d) LIMIT 3", True),
         ("show tables", True),
+        ("use `a`", True),
+        ("use a -- why", False),
         ("describe t;", True),
         ("SELECT * FROM t WHERE name = 'now()'", True),
         ("SELECT now()", False),
@@ -279,6 +281,23 @@ def test_what_statements_can_do(statement: str, effect: Effect) -> None:
 def test_results_that_stay_the_same(statement: str, same: bool) -> None:
     """Of functions only those that are known to depend on the data alone."""
     assert same is is_repeatable(statement)
+
+
+def test_what_a_session_has_not_run() -> None:
+    """Enough of it to be in the right database, and to ask what became of the last statement."""
+    unrun = Unrun()
+    assert ([], None) == (unrun.take(), unrun.take_database())
+    for steps, taken, database in (
+        (["s"], ["s"], None),
+        (["a", "b"], ["b"], "b"),
+        (["a", "s", "t"], ["a", "t"], "a"),
+        (["a", "s", "b", "c"], ["a", "s", "c"], "c"),
+        (["a", "s", "b", "t"], ["b", "t"], "b"),
+    ):
+        for take in (unrun.take, unrun.take_database):
+            for step in steps:
+                unrun.add(step, None if step in "st" else step)
+            assert (taken if take == unrun.take else database) == take()
 
 
 def test_answers_are_bounded() -> None:

@@ -111,7 +111,7 @@ class MariaDb:
         self._agent = agent = agent or await server.session(*_USERS[read_only])
         await self._enter_or_fail(server, agent, database)
         if not self._loaded.is_known:
-            self._loaded.has_programs, self._loaded.has_views = await server.has_programs()
+            self._loaded.has_programs, self._loaded.has_clocks = await server.has_programs()
             self._loaded.is_known = True
 
     async def _enter_or_fail(self, server: Server, link: Link, database: str | None) -> None:
@@ -150,7 +150,7 @@ class MariaDb:
     def _remembered(self, user: str, database: str | None, statement: str) -> tuple[Key | None, SqlResult | None]:
         """Return by what a result on databases as loaded is kept, if it can be, and the result, if it is known."""
         loaded = self._loaded
-        if self._answers is None or loaded.has_programs or loaded.has_views or not is_repeatable(statement):
+        if self._answers is None or loaded.has_programs or loaded.has_clocks or not is_repeatable(statement):
             return None, None
         at = None if database_of(statement) else database  # for a USE it is all the same
         key = (self._sandbox.spec.image, user, at, statement)

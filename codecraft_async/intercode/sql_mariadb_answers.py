@@ -6,6 +6,7 @@ sandboxes of an image have the same data.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -33,7 +34,8 @@ class Loaded:
     """Facts about an image's databases; None where nobody has asked yet."""
 
     has_programs: bool = False
-    has_views: bool = False
+    has_clocks: bool = False
+    """Views or generated columns, which could read clocks."""
     sizes: dict[tuple[str, str], tuple[Any, ...]] | None = None
     is_known: bool = False
 
@@ -68,12 +70,14 @@ class Unrun:
 class Answers:
     """Results by what they depend on, about *max_bytes* of them, for the engines of one event loop.
 
-    Large ones are not kept, nor are those that were cut or late.
+    Large ones are not kept, nor are those that were cut or late. None is older than the day, for beside a date the
+    server puts a time of day on today.
     """
 
     def __init__(self, *, max_bytes: int = 64 << 20) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
+        self._day = _today()
         self._known: dict[Key, tuple[SqlResult, int]] = {}
         self._loaded: dict[str, Loaded] = {}
         self.found = 0
@@ -93,6 +97,9 @@ class Answers:
 
     def get(self, key: Key, *, max_rows: int) -> SqlResult | None:
         """Return a result, if it is known, and has no more rows than are looked at."""
+        if (today := _today()) != self._day:
+            self._day = today
+            self.forget()
         entry = self._known.get(key)
         if entry is None or len(entry[0].rows or ()) > max_rows:
             return None
@@ -115,3 +122,8 @@ class Answers:
         self._bytes += size
         while self._bytes > self._max_bytes:
             self._bytes -= self._known.pop(next(iter(self._known)))[1]
+
+
+def _today() -> int:
+    """Return the day, in UTC as the server's."""
+    return int(time.time() // 86_400)

@@ -210,11 +210,12 @@ class Server:
 
     async def has_programs(self) -> tuple[bool, bool]:
         """Return whether a statement that reads could do more, for there are functions or sequences; and whether there
-        are views, which could read clocks. Raises: as `ask`."""
+        are views or generated columns, which could read clocks. Raises: as `ask`."""
         kinds = f"SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA {_OWN} AND TABLE_TYPE"
         rows = await self.ask(
             "SELECT (SELECT COUNT(*) FROM mysql.proc WHERE db <> 'mysql') + (SELECT COUNT(*) FROM mysql.func)"
-            f" + ({kinds} NOT IN ('BASE TABLE', 'VIEW')), ({kinds} = 'VIEW')"
+            f" + ({kinds} NOT IN ('BASE TABLE', 'VIEW')), ({kinds} = 'VIEW') + (SELECT COUNT(*) FROM"
+            f" information_schema.COLUMNS WHERE TABLE_SCHEMA {_OWN} AND GENERATION_EXPRESSION IS NOT NULL)"
         )
         return bool(rows[0][0]), bool(rows[0][1])
 

@@ -24,6 +24,7 @@ SLOTS: Final = ("/workspace/sql", "/home/agent/sql")
 
 START_LIMIT_S: Final = 60.0
 CONTROL_LIMIT_S: Final = 20.0
+_STATE_LIMIT_S: Final = 60.0
 _LIFE_S: Final = 30 * 86_400.0
 _LOOK_S: Final = 0.002
 _NOT_YET: Final = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN, errno.ENOTSOCK)
@@ -237,8 +238,16 @@ class Server:
         Views are among the tables; triggers and routines of a database are under `database.()`. Rows count as a
         multiset, and the counters of AUTO_INCREMENT not at all.
 
-        Raises: as `ask`.
+        Raises: as `ask`; also where that takes over a minute.
         """
+        try:
+            async with asyncio.timeout(_STATE_LIMIT_S):
+                return await self._state()
+        except TimeoutError as exc:
+            self.end()
+            raise ServerLost(f"its tables cannot be read within {_STATE_LIMIT_S:g} s") from exc
+
+    async def _state(self) -> dict[str, str]:
         await self.ask("SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
         found = await self.ask(
             "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE FROM information_schema.TABLES"

@@ -7,7 +7,7 @@ import json
 import sqlite3
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import pytest
 
@@ -16,6 +16,7 @@ from codecraft_async.curriculum import Dataset
 from codecraft_async.intercode import SqlEnv, SqlVectorEnv
 from codecraft_async.intercode.sql_engine import Restored
 from codecraft_async.intercode.sql_golds import SqlGolds
+from codecraft_async.intercode.sql_sqlite import SqliteEngine
 from codecraft_async.pool import LocalLauncher
 from tests.conftest import UVLOOP
 
@@ -232,6 +233,23 @@ async def test_the_processes_are_killed(env: SqlEnv) -> None:
     await env.sandbox.end_processes()
     assert "grader" == (await env.astep("submit"))[4]["fault"]["kind"]  # which is not remembered of the gold
     assert 1.0 == (await play(env, 0, "SELECT name FROM fruit"))[0]
+
+
+async def test_tables_that_cannot_be_read(env: SqlEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They count as wrong where the agent has changed something; else it is a fault, and nobody's."""
+
+    async def fail(_: object) -> NoReturn:
+        raise EpisodeError("it takes too long")
+
+    for index, actions in ((0, ["SELECT name FROM fruit"]), (3, ["SELECT 1"])):
+        await play(env, index, *actions)  # the gold is known from now on
+    monkeypatch.setattr(SqliteEngine, "state", fail)
+    assert 0.5 == (await play(env, 0, "UPDATE fruit SET sold = 9", "SELECT name FROM fruit"))[0]
+    assert 0.0 == (await play(env, 3, "INSERT INTO fruit(name, price) VALUES ('kiwi', 3)"))[0]
+    await env.areset(index=3)
+    await env.astep("SELECT 1")
+    *_, info = await env.astep("submit")
+    assert ("grader", False) == (info["fault"]["kind"], info["valid"])
 
 
 async def test_a_cancelled_statement(env: SqlEnv) -> None:

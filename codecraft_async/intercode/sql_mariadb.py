@@ -70,7 +70,6 @@ class MariaDb:
         self._loaded = (Answers() if answers is None else answers).loaded(sandbox.spec.image)
         self._servers = Servers(sandbox)
         self._agent: Link | None = None
-        self._judge: Link | None = None
         self._ending: asyncio.Task[None] | None = None
         self._is_reader = False
         self._user = ""
@@ -212,31 +211,33 @@ class MariaDb:
             if known is not None:
                 return known
         if effect is Effect.READ and not self._loaded.has_programs and await self._is_as_loaded():
-            server = await self._have_server()
-            if self._judge is None or self._judge.is_lost:
-                self._judge = await server.session(*_USERS[False])
-            result, reader = await self._judged(server, self._judge, database, statement, limit_s)
+            result, reader = await self._judged(await self._have_server(), database, statement, limit_s)
         else:
             server = await self._servers.have_spare()
-            link = await server.session(*_USERS[False])
-            result, reader = await self._judged(server, link, database, statement, limit_s)
-            link.close()
-        if server.is_lost and not result.timed_out:  # its error says nothing of the gold
-            raise EpisodeError(f"the database server in sandbox {self._sandbox.id} ended while it ran a gold")
-        if server is not self._servers.current and (effect > Effect.READ or self._loaded.has_programs):
-            server.end()
+            try:
+                result, reader = await self._judged(server, database, statement, limit_s)
+            finally:
+                if effect > Effect.READ or self._loaded.has_programs:
+                    server.end()
         if key is not None and self._answers is not None:
             self._answers.keep(key, result, reader)
         return result
 
     async def _judged(
-        self, server: Server, link: Link, database: str | None, statement: str, limit_s: float
+        self, server: Server, database: str | None, statement: str, limit_s: float
     ) -> tuple[SqlResult, Reader]:
-        await self._enter_or_fail(server, link, database)
-        found = await self._run(link, statement, limit_s, server)
-        # Else what it has read would stay locked against changes of its definition.
-        link.ask(encode_command(Command.QUERY, b"ROLLBACK"), Reader())
-        return found
+        link = await server.session(*_USERS[False])
+        try:
+            await self._enter_or_fail(server, link, database)
+            result, reader = await self._run(link, statement, limit_s, server)
+        finally:
+            if self._ending is None:
+                link.close()
+            else:  # it is needed to end the statement
+                self._ending.add_done_callback(lambda _: link.close())
+        if server.is_lost and not result.timed_out:  # its error says nothing of the gold
+            raise EpisodeError(f"the database server in sandbox {self._sandbox.id} ended while it ran a gold")
+        return result, reader
 
     async def _is_as_loaded(self) -> bool:
         """Whether another session sees the databases as loaded: nothing is committed."""

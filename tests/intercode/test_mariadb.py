@@ -200,6 +200,13 @@ async def test_golds_find_the_databases_as_loaded(engine: MariaDb) -> None:
     assert (("café",),) == (await run(engine, "SELECT name FROM item")).rows
     await run(engine, "DROP TABLE item")
     assert ((2,),) == (await engine.gold("shop", COUNT, limit_s=LIMIT_S)).rows
+    changing = "BEGIN NOT ATOMIC DROP TABLE item; DO SLEEP(60); END"
+    asked = asyncio.create_task(engine.gold("shop", changing, limit_s=LIMIT_S))
+    await asyncio.sleep(0.5)  # it has dropped the table by then, or nothing
+    asked.cancel()
+    await asyncio.wait([asked])
+    assert ((2,),) == (await engine.gold("shop", COUNT, limit_s=LIMIT_S)).rows
+    assert "No database selected" == (await engine.gold(None, COUNT, limit_s=LIMIT_S)).error
     assert (before.keys() - {"shop.item"}) == (await engine.state()).keys()
 
 

@@ -31,7 +31,6 @@ from benchmarks.results import (
 )
 from codecraft_async.intercode.sql import SqlEnv, SqlVectorEnv
 from codecraft_async.intercode.sql_dump import SERVER_FOLDER, SqlDump
-from codecraft_async.intercode.sql_mariadb_answers import Answers
 from codecraft_async.intercode.sql_mariadb_statements import Effect, effect_of
 from codecraft_async.intercode.sql_sources import MariaDbSource
 from codecraft_curriculum import Dataset
@@ -110,8 +109,8 @@ def _play_all(
 ) -> tuple[list[float], list[float], list[float]]:
     """Return how long each pass took: run by servers, remembered, mysql-connector's. The first round is thrown away."""
     python = environment("mysql", sys.executable, [_CONNECTOR])
-    forgetful, mindful = (MariaDbSource(dump, answers=Answers(max_bytes=size)) for size in (0, 64 << 20))
-    envs = [SqlVectorEnv(_ENVS, databases=source, backend="docker") for source in (forgetful, mindful)]
+    source = MariaDbSource(dump)
+    envs = [SqlVectorEnv(_ENVS, databases=source, remember=each, backend="docker") for each in (False, True)]
     statements = [
         statement for lane in lanes for statement in lane
     ]  # one after the other, as a USE holds until the next
@@ -122,7 +121,7 @@ def _play_all(
         for env in envs:
             env.reset(seed=0)
         for number in range(bench.options.rounds + 1):
-            mindful.answers.forget()
+            source.answers.forget()
             passes = [_play(env, lanes) for env in envs]
             passes.append(bench.run(_played(peer, statements)))
             for taken, each in zip(times, passes, strict=True) if number else ():
@@ -203,9 +202,12 @@ def measure_reset(bench: Bench) -> dict[str, Figure]:
 
 async def _measure_reset(bench: Bench, dump: SqlDump) -> dict[str, Figure]:
     rows = [{"query": "Who sings?", "gold": "SELECT Name FROM singer", "db": "concert_singer"}]
-    source = MariaDbSource(dump, answers=Answers(max_bytes=0))
     env = SqlEnv(
-        databases=source, data_path=Dataset.from_rows(rows, name="resets"), reward="intercode", backend="docker"
+        databases=MariaDbSource(dump),
+        remember=False,
+        data_path=Dataset.from_rows(rows, name="resets"),
+        reward="intercode",
+        backend="docker",
     )
     kinds = {
         READ.name: ("SELECT * FROM singer", "nothing", 0.0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,8 @@ class SqlEnv(InterCodeEnv):
             may stand in any order, numbers are equal by value, columns may be exchanged; where the gold changes
             data, tables are compared instead. "intercode": the published formula, from -1 to 1.
         max_rows: Most rows of a result that are looked at.
+        remember: A statement that only reads runs once for all environments that share the databases, as long as
+            the episode has changed nothing; False: every statement runs. For MariaDB; SQLite always runs them.
         golds: Outcomes that are shared with other environments of this event loop.
         options: All those of `InterCodeEnv`; `command_limit_s` is the time limit of a statement.
 
@@ -72,6 +74,7 @@ class SqlEnv(InterCodeEnv):
         read_only: bool = False,
         reward: Literal["strict", "intercode"] = "strict",
         max_rows: int = 10_000,
+        remember: bool = True,
         golds: SqlGolds | None = None,
         **options: Any,
     ) -> None:
@@ -84,6 +87,7 @@ class SqlEnv(InterCodeEnv):
         self._read_only = read_only
         self._form = reward
         self._max_rows = max_rows
+        self._remember = remember
         self.golds = SqlGolds() if golds is None else golds
         """What golds come to, as far as it is known."""
         self._engine: SqlEngine | None = None
@@ -135,7 +139,8 @@ class SqlEnv(InterCodeEnv):
         begun, self._has_begun = self._has_begun, False
         if begun:
             return
-        self._engine, self.restored = self._source.engine(self.sandbox, max_rows=self._max_rows), None
+        self._engine = self._source.engine(self.sandbox, max_rows=self._max_rows, remember=self._remember)
+        self.restored = None
         await self._begin_databases()
 
     async def _begin_databases(self) -> None:
@@ -162,8 +167,9 @@ class SqlEnv(InterCodeEnv):
         statement, is_sqlite = str(self.gold), self._source.is_sqlite
         runs_first = any(changes_data(each, sqlite=is_sqlite) for each in (statement, *self._prepared))
         prepared = self._prepared if runs_first else ()
-        self._gold_key = (self._source.digest, self._database, prepared, statement, self._form)
-        if self._form == "strict" and not self._read_only:
+        options = self._form, self._max_rows, self._read_only
+        self._gold_key = (self._source.digest, self._database, prepared, statement, *options)
+        if self._form == "strict" and not self._read_only and not runs_first:
             await self.golds.loaded(self._source.digest, self.engine)
         self._known = self.golds.get(self._gold_key)
         if runs_first and self._known is None:
@@ -181,15 +187,15 @@ class SqlEnv(InterCodeEnv):
         Raises:
             SandboxLost: The sandbox died.
         """
+        # Before it runs, for it may be cancelled.
+        self._has_changed = self._has_changed or changes_data(action, sqlite=self._source.is_sqlite)
         try:
             result = await self.engine.execute(action, limit_s=self.command_limit_s)
         except EpisodeError as exc:  # what the agent did leaves no room for an engine
             raise SandboxLost(self.sandbox.id, str(exc)) from exc
         self._statements.append(action)
         self._last = result
-        self._has_changed = (
-            self._has_changed or result.affected > 0 or changes_data(action, sqlite=self._source.is_sqlite)
-        )
+        self._has_changed = self._has_changed or result.affected > 0
         self.info.update(
             action_executed=not result.error,
             timed_out=result.timed_out,
@@ -234,7 +240,7 @@ class SqlEnv(InterCodeEnv):
         share, wrong = 1.0, list[str]()
         if self._has_changed or gold.tables is not None:
             before = gold.before or await self.golds.loaded(self._source.digest, self.engine)
-            share, wrong = tables_right(before, gold.tables or before, await self.engine.state())
+            share, wrong = tables_right(before, gold.tables or before, await self._tables())
         if gold.tables is not None:
             parts.append(share)
         if gold.expected is not None:
@@ -246,6 +252,16 @@ class SqlEnv(InterCodeEnv):
                 parts.append(await _computed(compare, len(rows) + gold.expected.total))
         score = sum(parts) / len(parts)
         return (score * _UNASKED if gold.tables is None and wrong else score), wrong
+
+    async def _tables(self) -> Mapping[str, str]:
+        """Return the state of the tables; that of none, where an agent has made such as cannot be read in time."""
+        try:
+            return await self.engine.state()
+        except EpisodeError as exc:
+            if not self._has_changed:
+                raise
+            LOG.warning("%s: all tables count as wrong: %s", self.name, exc)
+            return {}
 
     async def _gold(self) -> SqlGold:
         if self._known is None:

@@ -15,7 +15,7 @@ from typing import Final
 
 from codecraft_async._episode import EpisodeError
 from codecraft_async.intercode.sql_engine import Restored, SqlResult
-from codecraft_async.intercode.sql_mariadb_answers import Answers, Key
+from codecraft_async.intercode.sql_mariadb_answers import Answers, Key, Unrun
 from codecraft_async.intercode.sql_mariadb_link import Link, LinkLost
 from codecraft_async.intercode.sql_mariadb_server import (
     CONTROL_LIMIT_S,
@@ -26,21 +26,15 @@ from codecraft_async.intercode.sql_mariadb_server import (
     SqlError,
 )
 from codecraft_async.intercode.sql_mariadb_servers import Servers
-from codecraft_async.intercode.sql_mariadb_statements import Effect, database_used, effect_of, is_repeatable
+from codecraft_async.intercode.sql_mariadb_statements import Effect, effect_of, is_repeatable
 from codecraft_async.intercode.sql_mariadb_wire import Command, Reader, encode_command
+from codecraft_async.intercode.sql_text import database_of
 from codecraft_pool import Sandbox
 
 __all__ = ["MariaDb"]
 
 _MAX_STATEMENT_BYTES: Final = 4 << 20
 _INTERRUPTED: Final = (1317, 1927, 1969)  # ER_QUERY_INTERRUPTED, ER_CONNECTION_KILLED, ER_STATEMENT_TIMEOUT
-_SAME_EACH_TIME: Final = frozenset(
-    (
-        *(1044, 1046, 1049, 1051, 1052, 1054, 1055, 1056, 1060, 1064, 1066, 1109, 1111, 1140, 1142, 1146, 1222, 1235),
-        *(1241, 1242, 1247, 1248, 1305, 1582, 1583, 1630),
-    )
-)
-"""Errors that come of a statement's text and the definitions alone, such as ER_PARSE_ERROR and ER_NO_SUCH_TABLE."""
 _USERS: Final = {False: ("admin", "admin"), True: ("reader", "reader")}
 _ENDED: Final = (
     "the database server was lost, and with it what this episode has changed; the next statement finds a new one"
@@ -76,7 +70,6 @@ class MariaDb:
         self._loaded = (Answers() if answers is None else answers).loaded(sandbox.spec.image)
         self._servers = Servers(sandbox)
         self._agent: Link | None = None
-        self._judge: Link | None = None
         self._ending: asyncio.Task[None] | None = None
         self._is_reader = False
         self._user = ""
@@ -88,7 +81,7 @@ class MariaDb:
         """Note that nothing has happened yet."""
         self._worst = Effect.READ
         self._before: Position | None = None
-        self._unrun: str | None = None
+        self._unrun = Unrun()
         self._was_lost = False
 
     def __repr__(self) -> str:
@@ -117,7 +110,7 @@ class MariaDb:
         self._agent = agent = agent or await server.session(*_USERS[read_only])
         await self._enter_or_fail(server, agent, database)
         if not self._loaded.is_known:
-            self._loaded.has_programs, self._loaded.has_views = await server.has_programs()
+            self._loaded.has_programs, self._loaded.has_clocks = await server.has_programs()
             self._loaded.is_known = True
 
     async def _enter_or_fail(self, server: Server, link: Link, database: str | None) -> None:
@@ -144,14 +137,23 @@ class MariaDb:
         if effect is Effect.READ and self._loaded.has_programs:
             effect = Effect.LOGGED
         key: Key | None = None
-        if effect is Effect.READ and self._worst is Effect.READ and self._answers is not None:
-            if is_repeatable(statement) and not self._loaded.has_views:
-                key = (self._sandbox.spec.image, self._user, self._database, statement)
-                known = self._answers.get(key)
-                if known is not None:
-                    self._unrun = statement
-                    return known
+        if effect is Effect.READ and self._worst is Effect.READ:
+            key, known = self._remembered(self._user, self._database, statement)
+            if known is not None:
+                chosen = None if known.error else database_of(statement)
+                self._unrun.add(statement, chosen)
+                self._database = chosen or self._database
+                return known
         return await self._execute(statement, effect, key, limit_s)
+
+    def _remembered(self, user: str, database: str | None, statement: str) -> tuple[Key | None, SqlResult | None]:
+        """Return by what a result on databases as loaded is kept, if it can be, and the result, if it is known."""
+        loaded = self._loaded
+        if self._answers is None or loaded.has_programs or loaded.has_clocks or not is_repeatable(statement):
+            return None, None
+        at = None if database_of(statement) else database  # for a USE it is all the same
+        key = (self._sandbox.spec.image, user, at, statement)
+        return key, self._answers.get(key, max_rows=self._max_rows)
 
     async def _execute(self, statement: str, effect: Effect, key: Key | None, limit_s: float) -> SqlResult:
         knew = self._was_lost
@@ -160,33 +162,29 @@ class MariaDb:
             return SqlResult(error=_ENDED)
         if effect > Effect.READ:
             await self._look_before(effect)
-        if self._unrun is not None and key is None:  # a session can ask what the statement before came to
-            unrun, self._unrun = self._unrun, None
-            await self._run(agent, unrun, limit_s)
+        database = self._unrun.take_database() if key is not None else None
+        for each in self._unrun.take():  # a session can ask what the statement before came to
+            await self._run(agent, each, limit_s)
         self._worst = max(self._worst, effect)
-        result, reader = await self._run(agent, statement, limit_s)
-        if key is not None:
-            self._unrun = None
-            self._keep(key, result, reader)
-        elif effect is Effect.READ and not result.error:
-            self._database = database_used(statement) or self._database
-        elif effect > Effect.LOGGED or (not result.error and self._leaves_traces(statement, effect)):
+        result, reader = await self._run(agent, statement, limit_s, database=database)
+        if key is not None and self._answers is not None:
+            self._answers.keep(key, result, reader)
+        elif effect > Effect.LOGGED or (not result.error and self._leaves_traces(statement)):
             self._servers.prepare_spare()
+        if not result.error:
+            self._database = database_of(statement) or self._database
         return result
 
-    def _leaves_traces(self, statement: str, effect: Effect) -> bool:
+    def _leaves_traces(self, statement: str) -> bool:
         """Guess whether a statement that has not failed has done what a rollback leaves; only to be quick then."""
+        effect = effect_of(statement)
+        if effect is Effect.READ:
+            return False
         text = statement.lower().lstrip()
         if effect is Effect.LOGGED:
-            return not text.startswith("set")
+            return not text.startswith(("set", "use"))
         counted = (name for (_, name), size in (self._loaded.sizes or {}).items() if size[-1] is not None)
         return text.startswith(("insert", "replace")) and any(name in text for name in counted)
-
-    def _keep(self, key: Key, result: SqlResult, reader: Reader) -> None:
-        if self._answers is None or result.timed_out or result.rows_left_out:
-            return
-        if not reader.error or reader.error_code in _SAME_EACH_TIME:
-            self._answers.put(key, result, reader.row_bytes)
 
     async def _look_before(self, effect: Effect) -> None:
         """Note what the server is like before the first statement that may change it."""
@@ -200,40 +198,46 @@ class MariaDb:
                 self._was_lost = True
 
     async def gold(self, database: str | None, statement: str, *, limit_s: float) -> SqlResult:
-        """See `SqlEngine.gold`: beside the agent's session where nothing is committed, else on the spare server."""
+        """See `SqlEngine.gold`: beside the agent's session where nothing is committed, else on the spare server.
+
+        Raises:
+            EpisodeError: It was lost with its server, or there can be none.
+        """
         await self._settle()
         effect = effect_of(statement)
-        key = (self._sandbox.spec.image, _USERS[False][0], database, statement)
-        is_known = self._answers is not None and effect is Effect.READ and is_repeatable(statement)
-        is_known = is_known and not (self._loaded.has_programs or self._loaded.has_views)
-        if is_known and self._answers is not None:
-            known = self._answers.get(key)
+        key: Key | None = None
+        if effect is Effect.READ:
+            key, known = self._remembered(_USERS[False][0], database, statement)
             if known is not None:
                 return known
         if effect is Effect.READ and not self._loaded.has_programs and await self._is_as_loaded():
-            server = await self._have_server()
-            if self._judge is None or self._judge.is_lost:
-                self._judge = await server.session(*_USERS[False])
-            result, reader = await self._judged(server, self._judge, database, statement, limit_s)
+            result, reader = await self._judged(await self._have_server(), database, statement, limit_s)
         else:
             server = await self._servers.have_spare()
-            link = await server.session(*_USERS[False])
-            result, reader = await self._judged(server, link, database, statement, limit_s)
-            link.close()
-            if effect > Effect.READ or self._loaded.has_programs:
-                server.end()
-        if is_known:
-            self._keep(key, result, reader)
+            try:
+                result, reader = await self._judged(server, database, statement, limit_s)
+            finally:
+                if effect > Effect.READ or self._loaded.has_programs:
+                    server.end()
+        if key is not None and self._answers is not None:
+            self._answers.keep(key, result, reader)
         return result
 
     async def _judged(
-        self, server: Server, link: Link, database: str | None, statement: str, limit_s: float
+        self, server: Server, database: str | None, statement: str, limit_s: float
     ) -> tuple[SqlResult, Reader]:
-        await self._enter_or_fail(server, link, database)
-        found = await self._run(link, statement, limit_s, server)
-        # Else what it has read would stay locked against changes of its definition.
-        link.ask(encode_command(Command.QUERY, b"ROLLBACK"), Reader())
-        return found
+        link = await server.session(*_USERS[False])
+        try:
+            await self._enter_or_fail(server, link, database)
+            result, reader = await self._run(link, statement, limit_s, server)
+        finally:
+            if self._ending is None:
+                link.close()
+            else:  # it is needed to end the statement
+                self._ending.add_done_callback(lambda _: link.close())
+        if server.is_lost and not result.timed_out:  # its error says nothing of the gold
+            raise EpisodeError(f"the database server in sandbox {self._sandbox.id} ended while it ran a gold")
+        return result, reader
 
     async def _is_as_loaded(self) -> bool:
         """Whether another session sees the databases as loaded: nothing is committed."""
@@ -319,9 +323,9 @@ class MariaDb:
     # --- one statement ---
 
     async def _run(
-        self, link: Link, statement: str, limit_s: float, server: Server | None = None
+        self, link: Link, statement: str, limit_s: float, server: Server | None = None, *, database: str | None = None
     ) -> tuple[SqlResult, Reader]:
-        """Run a statement; cancellation has it ended, which the next call waits for."""
+        """Run a statement, in *database* from now on; cancellation has it ended, which the next call waits for."""
         server = server or await self._have_server()
         text = statement.encode("utf-8", "replace")
         started = time.perf_counter()
@@ -330,10 +334,14 @@ class MariaDb:
         reader = Reader(
             max_rows=self._max_rows, max_bytes=self._max_bytes, on_full=lambda: self._end_statement(server, link)
         )
+        packets, readers = encode_command(Command.QUERY, text), [reader]
+        if database is not None:
+            packets = encode_command(Command.USE, database.encode()) + packets
+            readers.insert(0, Reader())
         timed_out = False
         try:
             async with asyncio.timeout(limit_s):
-                await link.ask(encode_command(Command.QUERY, text), reader)
+                await link.ask(packets, *readers)
         except TimeoutError:
             timed_out = True
             self._end_statement(server, link)
@@ -349,7 +357,7 @@ class MariaDb:
             gone = f"; {_ENDED}" if server.is_lost else ""
             error = f"the statement was ended at its limit of {limit_s:g} s{gone}"
         else:
-            error = "" if is_cut else reader.error
+            error = "" if is_cut else readers[0].error or reader.error
         return SqlResult(
             rows=None if reader.rows is None or error else tuple(reader.rows),
             columns=tuple(reader.columns),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from contextlib import suppress
 from typing import Final, Protocol, cast
 
 from codecraft_async.intercode.sql_mariadb_wire import Handshake, ProtocolBroken, Reader, greet
@@ -144,7 +143,7 @@ class SocketLink(asyncio.Protocol):
         """Send questions; see `Link.ask`."""
         future: asyncio.Future[None] = self._loop.create_future()
         if self.is_lost or self._transport is None:
-            future.set_exception(LinkLost("the connection to the server has ended"))
+            _fail(future, "the connection to the server has ended")
             return future
         for reader in readers[:-1]:
             self._waiting.append((reader, None))
@@ -167,6 +166,9 @@ class SocketLink(asyncio.Protocol):
         waiting, self._waiting = self._waiting, deque()
         for _, future in waiting:
             if future is not None and not future.done():
-                future.set_exception(LinkLost(why))
-                with suppress(asyncio.CancelledError):
-                    future.exception()  # whoever waits sees it; nobody has to
+                _fail(future, why)
+
+
+def _fail(future: asyncio.Future[None], why: str) -> None:
+    future.set_exception(LinkLost(why))
+    future.exception()  # whoever waits sees it; nobody has to

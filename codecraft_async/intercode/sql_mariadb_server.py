@@ -24,6 +24,7 @@ SLOTS: Final = ("/workspace/sql", "/home/agent/sql")
 
 START_LIMIT_S: Final = 60.0
 CONTROL_LIMIT_S: Final = 20.0
+_STATE_LIMIT_S: Final = 60.0
 _LIFE_S: Final = 30 * 86_400.0
 _LOOK_S: Final = 0.002
 _NOT_YET: Final = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN, errno.ENOTSOCK)
@@ -210,11 +211,12 @@ class Server:
 
     async def has_programs(self) -> tuple[bool, bool]:
         """Return whether a statement that reads could do more, for there are functions or sequences; and whether there
-        are views, which could read clocks. Raises: as `ask`."""
+        are views or generated columns, which could read clocks. Raises: as `ask`."""
         kinds = f"SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA {_OWN} AND TABLE_TYPE"
         rows = await self.ask(
             "SELECT (SELECT COUNT(*) FROM mysql.proc WHERE db <> 'mysql') + (SELECT COUNT(*) FROM mysql.func)"
-            f" + ({kinds} NOT IN ('BASE TABLE', 'VIEW')), ({kinds} = 'VIEW')"
+            f" + ({kinds} NOT IN ('BASE TABLE', 'VIEW')), ({kinds} = 'VIEW') + (SELECT COUNT(*) FROM"
+            f" information_schema.COLUMNS WHERE TABLE_SCHEMA {_OWN} AND GENERATION_EXPRESSION IS NOT NULL)"
         )
         return bool(rows[0][0]), bool(rows[0][1])
 
@@ -236,8 +238,16 @@ class Server:
         Views are among the tables; triggers and routines of a database are under `database.()`. Rows count as a
         multiset, and the counters of AUTO_INCREMENT not at all.
 
-        Raises: as `ask`.
+        Raises: as `ask`; also where that takes over a minute.
         """
+        try:
+            async with asyncio.timeout(_STATE_LIMIT_S):
+                return await self._state()
+        except TimeoutError as exc:
+            self.end()
+            raise ServerLost(f"its tables cannot be read within {_STATE_LIMIT_S:g} s") from exc
+
+    async def _state(self) -> dict[str, str]:
         await self.ask("SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
         found = await self.ask(
             "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE FROM information_schema.TABLES"

@@ -10,7 +10,9 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["Effect", "database_used", "effect_of", "is_repeatable"]
+from codecraft_async.intercode.sql_text import database_of
+
+__all__ = ["Effect", "effect_of", "is_repeatable"]
 
 
 class Effect(IntEnum):
@@ -42,7 +44,6 @@ _FIRST: Final = re.compile(
     r"[\s(]*(?:(?:--\s[^\n]*\n|\#[^\n]*\n|/\*(?![!M]).*?\*/)[\s(]*)*([a-z]+)", re.IGNORECASE | re.DOTALL
 )
 _WORDS: Final = re.compile(r"[a-z_]+")
-_USE: Final = re.compile(r"\s*use\s+(?:`((?:[^`]|``)+)`|([\w$]+))\s*;?\s*", re.IGNORECASE)
 
 
 @lru_cache(maxsize=8192)
@@ -52,17 +53,13 @@ def effect_of(statement: str) -> Effect:
     first = found[1].lower() if found else ""
     if first in _WORSE and not _WORSE[first].isdisjoint(_WORDS.findall(statement.lower())):
         return Effect.UNKNOWN
+    if first == "use" and database_of(statement) is None:
+        return Effect.LOGGED  # then nobody knows which database the session is in
     if first in _READING:
         return Effect.READ
     if first in _CHANGING:
         return Effect.ROWS
     return Effect.LOGGED if first in _LOGGED else Effect.UNKNOWN
-
-
-def database_used(statement: str) -> str | None:
-    """Return the database that a ``USE`` is for; None if *statement* is nothing of the kind."""
-    found = _USE.fullmatch(statement)
-    return None if found is None else found[1].replace("``", "`") if found[1] else found[2]
 
 
 # Functions, and words that a bracket can follow, whose results depend on their arguments and the data alone.
@@ -95,7 +92,7 @@ _SHOWN: Final = re.compile(
 )
 _MISLEADING: Final = ("--", "#", "/*", "\\")
 """What texts are read by that only a whole parser understands."""
-_QUOTED: Final = re.compile(r"'(?:[^'\\]|''|\\.)*'|\"(?:[^\"\\]|\"\"|\\.)*\"", re.DOTALL)
+_QUOTED: Final = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|(`(?:[^`]|``)*`)", re.DOTALL)
 
 
 @lru_cache(maxsize=8192)
@@ -106,9 +103,11 @@ def is_repeatable(statement: str) -> bool:
     """
     if any(mark in statement for mark in _MISLEADING):
         return False
+    if database_of(statement) is not None:
+        return True
     if _SHOWN.fullmatch(statement):
         return _NOT_SAME.search(statement) is None
-    bare = _QUOTED.sub("''", statement)
+    bare = _QUOTED.sub(lambda found: found[1] or "''", statement)
     if bare.lstrip("( \t\r\n")[:6].lower() != "select" or _NOT_SAME.search(bare):
         return False
     return all(name.lower() in _SAME for name in _CALLED.findall(bare))

@@ -1,8 +1,8 @@
 """MariaDB's client protocol without sockets: bytes in, results out.
 
 Sources: https://mariadb.com/kb/en/clientserver-protocol/. Values of the text protocol become what
-mysql-connector-python makes of them. A client library would do as well; on two cores that are shared with the servers,
-those for asyncio cost more than the servers take for a statement.
+mysql-connector-python makes of them. It runs here and in the relay (`inside.sql_relay`), where there is a bare Python,
+and it bounds what is kept of a result while the rest still arrives.
 """
 
 from __future__ import annotations

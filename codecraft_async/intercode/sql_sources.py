@@ -37,8 +37,8 @@ class SqlSource(Protocol):
         """Whether statements are of SQLite's dialect; else they are of MySQL's."""
         ...
 
-    def engine(self, sandbox: Sandbox, *, max_rows: int) -> SqlEngine:
-        """Return what runs statements on them in *sandbox*."""
+    def engine(self, sandbox: Sandbox, *, max_rows: int, remember: bool) -> SqlEngine:
+        """Return what runs statements on them in *sandbox*; with *remember*, it may share results with others."""
         ...
 
 
@@ -58,8 +58,9 @@ class SqliteSource:
         """That of the files."""
         return self.databases.digest
 
-    def engine(self, sandbox: Sandbox, *, max_rows: int) -> SqlEngine:
-        """Return SQLite in *sandbox*."""
+    def engine(self, sandbox: Sandbox, *, max_rows: int, remember: bool) -> SqlEngine:
+        """Return SQLite in *sandbox*, which remembers nothing."""
+        del remember
         return SqliteEngine(sandbox, self.databases, max_rows=max_rows)
 
 
@@ -77,9 +78,9 @@ class MariaDbSource:
         """The image's name, which says what is in it if a dump was given."""
         return self.image if isinstance(self.image, str) else self.image.name
 
-    def engine(self, sandbox: Sandbox, *, max_rows: int) -> SqlEngine:
+    def engine(self, sandbox: Sandbox, *, max_rows: int, remember: bool) -> SqlEngine:
         """Return the server in *sandbox*."""
-        return MariaDb(sandbox, max_rows=max_rows, answers=self.answers)
+        return MariaDb(sandbox, max_rows=max_rows, answers=self.answers if remember else None)
 
 
 def open_source(

@@ -151,7 +151,11 @@ class SqliteEngine:
         return await self._run("execute", self._current, statement, limit_s)
 
     async def gold(self, database: str | None, statement: str, *, limit_s: float) -> SqlResult:
-        """Run a statement on the databases as loaded, in a process of its own."""
+        """Run a statement on the databases as loaded, in a process of its own.
+
+        Raises:
+            EpisodeError: What is between it and us has ended.
+        """
         return await self._run("gold", self._current if database is None else database, statement, limit_s)
 
     async def restore(self) -> Restored:
@@ -179,6 +183,8 @@ class SqliteEngine:
             return SqlResult(error=f"the statement cannot be run: {exc.strerror}")
         if answer is None:
             await self._recover()
+            if what == "gold":
+                raise self._unavailable("it ended while it ran a gold")
             return SqlResult(
                 error="the database process was ended: all databases are as they were loaded", wall_s=limit_s
             )

@@ -14,26 +14,31 @@ from typing import Final, NamedTuple
 __all__ = ["Ordering", "changes_data", "database_of", "ordering"]
 
 _PARTS: Final = r"""
-    (?P<blank> \s+ | {comment} | /\*.*?(?:\*/|$) )
+    (?P<blank> \s+ | {comment} )
   | (?P<quoted> {quoted} | `(?:[^`]|``)*(?:`|$) )
   | (?P<word> \w+ )
   | (?P<mark> . )
 """
 _MYSQL: Final = re.compile(
     _PARTS.format(
-        comment=r"--(?:\s[^\n]*|$) | \#[^\n]*",
+        # What stands in /*! */ is run.
+        comment=r"--(?:\s[^\n]*|$) | \#[^\n]* | /\*(?!M?!).*?(?:\*/|$)",
         quoted=r"""'(?:[^'\\]|''|\\.)*(?:'|$) | "(?:[^"\\]|""|\\.)*(?:"|$)""",
     ),
     re.VERBOSE | re.DOTALL,
 )
 _SQLITE: Final = re.compile(
-    _PARTS.format(comment=r"--[^\n]*", quoted=r"""'(?:[^']|'')*(?:'|$) | "(?:[^"]|"")*(?:"|$) | \[[^\]]*(?:\]|$)"""),
+    _PARTS.format(
+        comment=r"--[^\n]* | /\*.*?(?:\*/|$)",
+        quoted=r"""'(?:[^']|'')*(?:'|$) | "(?:[^"]|"")*(?:"|$) | \[[^\]]*(?:\]|$)""",
+    ),
     re.VERBOSE | re.DOTALL,
 )
 _READING: Final = frozenset("SELECT SHOW DESCRIBE DESC EXPLAIN VALUES TABLE USE WITH PRAGMA HELP".split())
 _ONLY_READING: Final = _READING - {"WITH", "EXPLAIN"}
 _FIRST: Final = re.compile(r"\s*([a-zA-Z]+)\b")
 _WRITING: Final = frozenset("INSERT UPDATE DELETE".split())
+_USE: Final = re.compile(r"\s*use\s+(?:`((?:[^`]|``)+)`|([\w$]+))\s*;?\s*", re.IGNORECASE)
 _END: Final = frozenset("FOR INTO LOCK PROCEDURE FETCH ROWS RETURNING".split())
 
 
@@ -103,7 +108,7 @@ def changes_data(statement: str, *, sqlite: bool = False) -> bool:
 
 def database_of(statement: str) -> str | None:
     """Return the database that *statement* says to use; None if it says nothing else or more."""
-    found = re.fullmatch(r"\s*use\s+(?:`((?:[^`]|``)+)`|(\w+))\s*;?\s*", statement, re.IGNORECASE)
+    found = _USE.fullmatch(statement)
     return None if found is None else found[1].replace("``", "`") if found[1] else found[2]
 
 

@@ -36,8 +36,11 @@ def connect_inside(sandbox: str, guest: int, path: str) -> socket.socket:
     listens must be in the guest's own control groups.
 
     Raises:
+        ValueError: The path is not absolute, or goes up again, which could lead out of the sandbox.
         RequestRefused: Nobody listens there, or there is no way from here (errno ENOTSUP).
     """
+    if not path.startswith("/") or ".." in PurePosixPath(path).parts:
+        raise ValueError(f"sandbox {sandbox}: the path of a socket must be absolute and without '..', not {path!r}")
     what = f"connect to the socket {path!r}"
     if guest <= 0:
         raise RequestRefused(sandbox, what, errno.ENOTSUP, "its guest cannot be seen from here")

@@ -209,6 +209,7 @@ class Sandbox:
         sockets. It ends no later than whoever listens.
 
         Raises:
+            ValueError: The path is not absolute, or has "..".
             RequestRefused: Nobody listens there (an OSError; its `errno` says why), or there is no such way from here
                 (errno ENOTSUP).
             SandboxLost: The sandbox died.

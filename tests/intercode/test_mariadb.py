@@ -200,6 +200,13 @@ async def test_golds_find_the_databases_as_loaded(engine: MariaDb) -> None:
     assert (("café",),) == (await run(engine, "SELECT name FROM item")).rows
     await run(engine, "DROP TABLE item")
     assert ((2,),) == (await engine.gold("shop", COUNT, limit_s=LIMIT_S)).rows
+    changing = "BEGIN NOT ATOMIC DROP TABLE item; DO SLEEP(60); END"
+    asked = asyncio.create_task(engine.gold("shop", changing, limit_s=LIMIT_S))
+    await asyncio.sleep(0.5)  # it has dropped the table by then, or nothing
+    asked.cancel()
+    await asyncio.wait([asked])
+    assert ((2,),) == (await engine.gold("shop", COUNT, limit_s=LIMIT_S)).rows
+    assert "No database selected" == (await engine.gold(None, COUNT, limit_s=LIMIT_S)).error
     assert (before.keys() - {"shop.item"}) == (await engine.state()).keys()
 
 
@@ -230,6 +237,22 @@ async def test_a_server_that_dies_or_hangs(engine: MariaDb, sandbox: Sandbox, si
     assert "server was lost" in lost.error
     assert ((2,),) == (await run(engine, COUNT)).rows
     assert Restored.NEW_SERVER is await engine.restore()
+
+
+async def test_answers_of_a_server_that_dies(engine: MariaDb, sandbox: Sandbox) -> None:
+    """Whatever it died of, that is nobody else's answer, and not a gold's."""
+    endless = f"SELECT COUNT(*) FROM {', '.join(f'item t{number}' for number in range(60))}"
+    known = len(ANSWERS)
+    for run_it in (engine.execute(endless, limit_s=LIMIT_S), engine.gold("shop", endless, limit_s=LIMIT_S)):
+        asked = asyncio.create_task(run_it)
+        await asyncio.sleep(0.1)
+        await kill_servers(sandbox, "KILL")
+        await asyncio.wait([asked])
+        failure = asked.exception()
+        assert "server was lost" in asked.result().error if failure is None else isinstance(failure, EpisodeError)
+        await engine.restore()
+        await engine.begin("shop", read_only=False)
+    assert failure is not None and known == len(ANSWERS)
 
 
 async def test_a_disk_that_is_full(engine: MariaDb) -> None:
@@ -268,6 +291,16 @@ async def test_readers(engine: MariaDb) -> None:
     assert "No database selected" == (await engine.execute(COUNT, limit_s=LIMIT_S)).error
 
 
+async def test_answers_of_another_database(engine: MariaDb) -> None:
+    """A session that is elsewhere, however it got there, gives nobody an answer for the database it began in."""
+    for use in ("USE other_one -- for a while", "/* now */ USE other_one", "EXECUTE IMMEDIATE 'USE other_one'"):
+        assert ((1,),) == (await run(engine, use, "SELECT a FROM t")).rows
+        await engine.restore()
+        await engine.begin("shop", read_only=False)
+        assert "doesn't exist" in (await engine.execute("SELECT a FROM t", limit_s=LIMIT_S)).error
+        assert "doesn't exist" in (await engine.gold("shop", "SELECT a FROM t", limit_s=LIMIT_S)).error
+
+
 async def test_known_answers(engine: MariaDb) -> None:
     """The same read of the same data runs once for all episodes; what depends on the session before it, or on what has
     changed, runs."""
@@ -282,3 +315,16 @@ async def test_known_answers(engine: MariaDb) -> None:
         assert ((0,),) == (await run(engine, COUNT)).rows
         assert Restored.ROWS is await engine.restore()
         assert found + 1 + 3 * number == ANSWERS.found
+
+
+async def test_databases_that_are_known(engine: MariaDb) -> None:
+    """A session is where it was sent, whether or not that was known, for whatever it asks then."""
+    ANSWERS.forget()
+    for number in range(2):
+        await engine.begin(None, read_only=False)
+        assert ((2,),) == (await run(engine, "USE shop", COUNT)).rows
+        assert "denied" in (await engine.execute("USE no", limit_s=LIMIT_S)).error
+        assert ((1,),) == (await run(engine, "USE other_one", "SELECT a FROM t")).rows
+        assert (("other_one", 1),) == (await run(engine, "SELECT DATABASE(), FOUND_ROWS()")).rows
+        await run(engine, "USE shop")
+        assert ((2 + number,),) == (await run(engine, f"SELECT COUNT(id) + {number} FROM maker")).rows

@@ -16,9 +16,9 @@ import pytest
 from codecraft_async.curriculum import TaskFileError
 from codecraft_async.intercode.sql_dump import SqlDump
 from codecraft_async.intercode.sql_engine import SqlResult
-from codecraft_async.intercode.sql_mariadb_answers import Answers
+from codecraft_async.intercode.sql_mariadb_answers import Answers, Unrun
 from codecraft_async.intercode.sql_mariadb_link import LinkLost, SocketLink
-from codecraft_async.intercode.sql_mariadb_statements import Effect, database_used, effect_of, is_repeatable
+from codecraft_async.intercode.sql_mariadb_statements import Effect, effect_of, is_repeatable
 from codecraft_async.intercode.sql_mariadb_wire import Command, ProtocolBroken, Reader, encode_command
 
 pytestmark = pytest.mark.anyio
@@ -233,6 +233,9 @@ async def test_greetings_that_are_none(greeting: bytes) -> None:
         ("begin", Effect.ROWS),
         ("begin not atomic drop table t; end", Effect.UNKNOWN),
         ("set @a = 1", Effect.LOGGED),
+        ("use a;", Effect.READ),
+        ("use a -- and stay", Effect.LOGGED),  # which database that is, is not understood
+        ("/* so */ use a", Effect.LOGGED),
         ("set statement max_statement_time=1 for analyze local table t", Effect.UNKNOWN),
         ("set password = 'x'", Effect.UNKNOWN),
         ("alter table t add column b int", Effect.LOGGED),
@@ -253,6 +256,8 @@ def test_what_statements_can_do(statement: str, effect: Effect) -> None:
     [
         ("SELECT count(*), avg(a) FROM t WHERE b IN (SELECT c FROM u) ORDER BY lower(d) LIMIT 3", True),
         ("show tables", True),
+        ("use `a`", True),
+        ("use a -- why", False),
         ("describe t;", True),
         ("SELECT * FROM t WHERE name = 'now()'", True),
         ("SELECT now()", False),
@@ -263,6 +268,7 @@ def test_what_statements_can_do(statement: str, effect: Effect) -> None:
         ("SELECT 1 INTO @a", False),
         ("SELECT `sleep` (1)", False),
         ("SELECT shop.f(1)", False),
+        ("SELECT 1 AS `'`, rand(), 2 AS `'`", False),
         ("SELECT 1 -- it's\n, now() -- '", False),
         ("SELECT table_rows FROM information_schema.tables", False),
         ("SELECT * FROM t FOR UPDATE", False),
@@ -277,9 +283,21 @@ def test_results_that_stay_the_same(statement: str, same: bool) -> None:
     assert same is is_repeatable(statement)
 
 
-def test_databases_that_are_used() -> None:
-    """By the statement that is for it alone."""
-    assert ["a", "a b`", None] == [database_used(each) for each in ("use a;", " USE `a b``` ", "select 1")]
+def test_what_a_session_has_not_run() -> None:
+    """Enough of it to be in the right database, and to ask what became of the last statement."""
+    unrun = Unrun()
+    assert ([], None) == (unrun.take(), unrun.take_database())
+    for steps, taken, database in (
+        (["s"], ["s"], None),
+        (["a", "b"], ["b"], "b"),
+        (["a", "s", "t"], ["a", "t"], "a"),
+        (["a", "s", "b", "c"], ["a", "s", "c"], "c"),
+        (["a", "s", "b", "t"], ["b", "t"], "b"),
+    ):
+        for take in (unrun.take, unrun.take_database):
+            for step in steps:
+                unrun.add(step, None if step in "st" else step)
+            assert (taken if take == unrun.take else database) == take()
 
 
 def test_answers_are_bounded() -> None:
@@ -289,11 +307,12 @@ def test_answers_are_bounded() -> None:
     for number in range(400):
         answers.put(("image", "admin", "shop", f"select {number}"), SqlResult(rows, ("a",)), 3)
     assert 100 < len(answers) < 400
-    assert answers.get(("image", "admin", "shop", "select 0")) is None
-    found = answers.get(("image", "admin", "shop", "select 399"))
+    assert answers.get(("image", "admin", "shop", "select 0"), max_rows=9) is None
+    found = answers.get(("image", "admin", "shop", "select 399"), max_rows=1)
     assert found is not None and rows == found.rows and 1 == answers.found
     answers.put(("image", "admin", "shop", "large"), SqlResult(rows * 1000, ("a",)), 3000)
-    assert answers.get(("image", "admin", "shop", "large")) is None
+    assert answers.get(("image", "admin", "shop", "large"), max_rows=9999) is None
+    assert answers.get(("image", "admin", "shop", "select 399"), max_rows=0) is None
 
 
 def test_a_dump_makes_an_image_of_its_own(tmp_path: Any) -> None:

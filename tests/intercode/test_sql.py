@@ -7,7 +7,7 @@ import json
 import sqlite3
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import pytest
 
@@ -15,6 +15,8 @@ from codecraft_async import EpisodeError
 from codecraft_async.curriculum import Dataset
 from codecraft_async.intercode import SqlEnv, SqlVectorEnv
 from codecraft_async.intercode.sql_engine import Restored
+from codecraft_async.intercode.sql_golds import SqlGolds
+from codecraft_async.intercode.sql_sqlite import SqliteEngine
 from codecraft_async.pool import LocalLauncher
 from tests.conftest import UVLOOP
 
@@ -225,6 +227,29 @@ async def test_the_processes_are_killed(env: SqlEnv) -> None:
     await env.sandbox.end_processes()
     await env.areset(index=0)
     assert "[(4,)]" == (await env.astep("SELECT count(*) FROM fruit"))[0]
+    env.golds = SqlGolds()
+    await env.areset(index=0)
+    await env.astep("SELECT name FROM fruit")
+    await env.sandbox.end_processes()
+    assert "grader" == (await env.astep("submit"))[4]["fault"]["kind"]  # which is not remembered of the gold
+    assert 1.0 == (await play(env, 0, "SELECT name FROM fruit"))[0]
+
+
+async def test_tables_that_cannot_be_read(env: SqlEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They count as wrong where the agent has changed something; else it is a fault, and nobody's."""
+
+    async def fail(_: object) -> NoReturn:
+        raise EpisodeError("it takes too long")
+
+    for index, actions in ((0, ["SELECT name FROM fruit"]), (3, ["SELECT 1"])):
+        await play(env, index, *actions)  # the gold is known from now on
+    monkeypatch.setattr(SqliteEngine, "state", fail)
+    assert 0.5 == (await play(env, 0, "UPDATE fruit SET sold = 9", "SELECT name FROM fruit"))[0]
+    assert 0.0 == (await play(env, 3, "INSERT INTO fruit(name, price) VALUES ('kiwi', 3)"))[0]
+    await env.areset(index=3)
+    await env.astep("SELECT 1")
+    *_, info = await env.astep("submit")
+    assert ("grader", False) == (info["fault"]["kind"], info["valid"])
 
 
 async def test_a_cancelled_statement(env: SqlEnv) -> None:
@@ -276,13 +301,19 @@ async def test_the_published_reward(launcher: LocalLauncher, databases: Path, tm
 
 async def test_preparing(launcher: LocalLauncher, databases: Path) -> None:
     """InterCode's ``use`` chooses the database; what else is prepared the gold finds, too."""
-    rows = [{"query": "How many?", "gold": "SELECT count(*) FROM t ORDER BY 1", "name": "other"}]
+    rows = [
+        {"query": "How many?", "gold": "SELECT count(*) FROM t ORDER BY 1", "name": "other"},
+        {"query": "How much?", "gold": "SELECT 3", "name": "other"},
+    ]
     env = SqlEnv(
         engine="sqlite",
         databases=databases,
         data_path=Dataset.from_rows(rows),
         backend=launcher,
-        preprocess=lambda record: [f"use {record['name']}", "DELETE FROM t WHERE x IS NULL"],
+        preprocess=lambda row: [
+            f"use {row['name']}",
+            *(["DELETE FROM t WHERE x IS NULL"] if "many" in row["query"] else []),
+        ],
     )
     for _ in range(2):
         await env.areset(index=0)
@@ -292,6 +323,8 @@ async def test_preparing(launcher: LocalLauncher, databases: Path) -> None:
     await env.astep("DELETE FROM t")
     await env.astep("SELECT 2")
     assert 0.5 == (await env.astep("submit"))[1]
+    # What was prepared for one row is nothing that another row's episode has changed.
+    assert 1.0 == (await play(env, 1, "UPDATE t SET x = x", "SELECT 3"))[0]
     await env.aclose()
 
 

@@ -239,6 +239,8 @@ def test_a_query_with_its_ties_in_order() -> None:
         ("WITH x AS (SELECT 1) DELETE FROM t", True),
         ("WITH x AS (SELECT 'delete') SELECT 1", False),
         ("drop table t", True),
+        ("/*!DROP TABLE t*/", True),
+        ("/*M! DROP TABLE t */", True),
         ("CALL p()", True),
     ],
 )
@@ -249,7 +251,14 @@ def test_statements_that_change_data(statement: str, changes: bool) -> None:
 
 @pytest.mark.parametrize(
     ("statement", "database"),
-    [("use d", "d"), (" USE `a``b` ;", "a`b"), ("USE d; DROP TABLE t", None), ("SELECT 1", None), ("used d", None)],
+    [
+        ("use d", "d"),
+        (" USE `a``b` ;", "a`b"),
+        ("USE d; DROP TABLE t", None),
+        ("SELECT 1", None),
+        ("used d", None),
+        ("USE d$1", "d$1"),
+    ],
 )
 def test_the_database_that_is_chosen(statement: str, database: str | None) -> None:
     """By USE, and nothing beside it."""

@@ -57,6 +57,13 @@ def test_what_is_no_socket(listener: Path, name: str, code: int) -> None:
     assert (code, before) == (caught.value.errno, descriptors())
 
 
+@pytest.mark.parametrize("path", ["tmp/socket", "", "/../socket", "/tmp/../../socket"])
+def test_paths_that_could_lead_out(path: str) -> None:
+    """Above the sandbox's root is the machine."""
+    with pytest.raises(ValueError, match=r"box.*absolute and without"):
+        connect_inside("box", os.getpid(), path)
+
+
 def test_whoever_listens_is_in_the_sandbox(listener: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket of another sandbox, or of the machine, is none."""
     groups = {os.getpid(): "1:cpu:/", 7: "1:cpu:/docker/a"}

@@ -109,6 +109,7 @@ async def test_an_episode(env: PythonEnv) -> None:
         ("def mine(xs):\n    print('x' * 100000)\n    return [x + x for x in xs]", "mine", 1),
         ("def mine(xs):\n    xs.append(1)\n    return [x + x for x in xs[:-1]]", "mine", 1),
         (RIGHT, "missing", 0),
+        (RIGHT.replace("mine", "double"), "missing", 0),
         (RIGHT, "", 0),
         (RIGHT, "mine; print(1)", 0),
         (RIGHT, "lambda", 0),
@@ -180,11 +181,10 @@ async def test_the_score_can_be_asked_for_while_the_episode_goes_on(env: PythonE
     """The agent's interpreter is not touched by that."""
     await env.areset(index=0)
     await env.astep(RIGHT)
-    env.submission = "mine"
-    assert 1.0 == (await env.ascore())[0]
+    assert 1.0 == (await env.ascore("mine"))[0]
     count = "import os; len([name for name in os.listdir('/proc') if name.isdigit()])"
     before = (await env.astep(count))[0]
-    assert 1.0 == (await env.ascore())[0]
+    assert 1.0 == (await env.ascore("mine"))[0]
     assert before == (await env.astep(count))[0]
     assert "{'output': 'False', 'error': ''}" == (await env.astep("'double' in globals()"))[0]
 

@@ -276,12 +276,12 @@ class Episodes:
             reward, details = await self.get_reward()
             if not math.isfinite(reward):
                 raise ValueError(f"get_reward returned {reward!r}, which is no reward")
+            if details.get("corrupt_gold"):
+                details = {**details, "valid": False}
         except SandboxLost:
             raise
         except Exception as exc:  # a subclass is code of users: whatever it raises is a fault, never a reward
             raise GraderFailed(exc, self.sandbox.id) from exc
-        if details.get("corrupt_gold"):
-            details = {**details, "valid": False}
         return float(reward), details
 
     def _log_of(self, reward: float, info: Mapping[str, Any]) -> Info:

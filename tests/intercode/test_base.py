@@ -178,7 +178,7 @@ async def test_actions_that_cannot_be_run(monkeypatch: pytest.MonkeyPatch, actio
     await env.aclose()
 
 
-@pytest.mark.parametrize("returned", [(float("nan"), {}), (None, {}), None])
+@pytest.mark.parametrize("returned", [(float("nan"), {}), (None, {}), (1.0, None), None])
 async def test_rewards_that_are_none(monkeypatch: pytest.MonkeyPatch, returned: Any) -> None:
     """What a subclass returns and is no reward is a fault, as what it raises is."""
 

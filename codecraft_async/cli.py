@@ -56,11 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PoolError, CurriculumError, EpisodeError, LlmError) as error:
         return _complain(args.command, str(error))
     except OSError as error:
+        if error.filename is not None:
+            return _complain(args.command, f"{error.filename}: {error.strerror}")
         if error.errno in (errno.ENOSPC, errno.EDQUOT):  # where to, stdout or a file, the error does not say
             return _complain(args.command, f"what came of it cannot be written: {error.strerror}")
-        if error.filename is None:  # no file that the user named: a fault of the program's own
-            raise
-        return _complain(args.command, f"{error.filename}: {error.strerror}")
+        raise  # no file that the user named: a fault of the program's own
     except KeyboardInterrupt:  # in the moments in which no event loop runs
         return 128 + signal.SIGINT
 

@@ -87,8 +87,9 @@ def _known_moves(
         log = read_log(options.log)
         _must_have(tasks, {each.task_id for each in log.values()}, f"no recording in {options.log}")
         recorded = {(each.task_id, each.sample): each for each in log.values()}
-        longest = max(len(each.turns) for each in log.values())
-        return (lambda task: ReplayAgent(recorded.get((task.id, task.sample)) or recorded[task.id, 0])), longest
+        others = {each.task_id: each for each in reversed(log.values())}  # the first of each task
+        longest = max(len(each.turns) for each in log.values()) or 1
+        return (lambda task: ReplayAgent(recorded.get((task.id, task.sample)) or others[task.id])), longest
     if options.agent == "scripted":
         scripts = _scripts(options, tasks)
         return (lambda task: MovesAgent(scripts[task.id])), max(map(len, scripts.values())) or 1

@@ -45,15 +45,18 @@ class EnvKind:
         if colon:
             try:
                 importlib.import_module(module)
-            except ImportError as error:
-                raise SettingsError(f"--env {env_id}: the module {module!r} cannot be imported: {error}") from None
+            except Exception as error:  # whatever a user's module does when it is imported
+                raise SettingsError(f"--env {env_id}: the module {module!r} cannot be imported: {error}") from error
         spec = gymnasium.registry.get(name)
         point = None if spec is None else spec.vector_entry_point or spec.entry_point
         if spec is None or point is None:
             raise SettingsError(f"--env {env_id}: there is no such environment; these are known: {', '.join(_known())}")
         self.id = name
         self._defaults: dict[str, Any] = dict(spec.kwargs)
-        loaded: Any = load_env_creator(point) if isinstance(point, str) else point
+        try:
+            loaded: Any = load_env_creator(point) if isinstance(point, str) else point
+        except Exception as error:  # such as a package that it needs and is not there
+            raise SettingsError(f"--env {env_id}: it cannot be loaded: {error}") from error
         self.vector: type[InterCodeVectorEnv | CodeVectorEnv]
         self.single: type[gymnasium.Env[Any, Any]]
         if inspect.isclass(loaded) and issubclass(loaded, InterCodeEnv):

@@ -102,7 +102,9 @@ class EvalOptions:
             raise SettingsError(f"--model and --base-url are for --agent {', '.join(MODEL_AGENTS)}")
         if self.demonstrations is not None and self.agent != "react":
             raise SettingsError("--demonstrations is for --agent react")
-        if self.max_cost is not None and (self.price_prompt is None or self.price_answer is None):
+        if (self.price_prompt is None) != (self.price_answer is None):
+            raise SettingsError("--price-prompt and --price-answer belong together: give both or neither")
+        if self.max_cost is not None and self.price_prompt is None:
             raise SettingsError("--max-cost needs --price-prompt and --price-answer, what a million tokens cost")
         if clash := sorted(set(self._own_arguments()) & set(self.env_args)):
             raise SettingsError(f"--env-arg {clash[0]} says what an option of its own says already: leave it out")
@@ -112,17 +114,15 @@ class EvalOptions:
         return self.env_args | self._own_arguments()
 
     def _own_arguments(self) -> dict[str, str]:
-        given = {argument: getattr(self, name) for name, argument in _OWN_ARGUMENTS.items()}
-        own = {name: str(value) for name, value in given.items() if value is not None}
-        if self.tree is not None:
-            own["image_name"] = str(self.tree)
+        given = [(argument, getattr(self, name)) for name, argument in _OWN_ARGUMENTS.items()]
+        own = {argument: str(value) for argument, value in given if value is not None}
         return own | ({"compat": "true"} if self.compat else {})
 
     def scores_steps(self, kind: EnvKind) -> bool:
         """Return whether the environment is to score every action."""
         if not kind.has_rows or kind.name == "ic_python":  # whose functions are scored when they are defined
-            if self.score_steps and not kind.has_rows:
-                raise SettingsError(f"--score-steps: {kind.id} pays for what is left when it is submitted")
+            if self.score_steps and not self.hides_submissions(kind):
+                raise SettingsError(f"--score-steps: with --agent {self.agent}, {kind.id} pays for submissions only")
             return False
         if self.score_steps is not None:
             return self.score_steps
@@ -211,7 +211,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks", type=_tasks, metavar="LIST", help="only these, counted from 0, such as 0-99,120 (default: all)"
     )
-    parser.add_argument("--samples", type=_count, default=1, metavar="N", help="plays of each task (default: 1)")
+    parser.add_argument("--samples", type=_samples, default=1, metavar="N", help="plays of each task (default: 1)")
     parser.add_argument("--num-envs", type=_count, default=16, metavar="N", help="episodes at once (default: 16)")
     parser.add_argument(
         "--max-turns", type=_count, metavar="N", help="turns of an episode (default: 10; scripts: as many as they have)"
@@ -298,21 +298,23 @@ def _add_limits(group: Any) -> None:
     group.add_argument("--max-requests", type=_count, default=32, metavar="N", help="requests at once (default: 32)")
 
 
-def _number(least: float, *, is_whole: bool, above: bool = False) -> Callable[[str], Any]:
+def _number(least: float, *, is_whole: bool, above: bool = False, most: float = 1e12) -> Callable[[str], Any]:
     def read(text: str) -> float:
         try:
             value = int(text) if is_whole else float(text)
         except ValueError:
             value = math.nan
-        if not (least < value if above else least <= value) or value > 1e12:
+        if not (least < value if above else least <= value) or value > most:
             kind = "whole number" if is_whole else "number"
-            raise argparse.ArgumentTypeError(f"{text!r} is no {kind} {'above' if above else 'of at least'} {least:g}")
+            wanted = f"of at most {most:g}" if value > most else f"{'above' if above else 'of at least'} {least:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} is no {kind} {wanted}")
         return value
 
     return read
 
 
 _count: Final = _number(1, is_whole=True)
+_samples: Final = _number(1, is_whole=True, most=10_000)
 _whole: Final = _number(0, is_whole=True)
 _amount: Final = _number(0, is_whole=False, above=True)
 _price: Final = _number(0, is_whole=False)

@@ -32,7 +32,7 @@ class RunFiles:
 
     Raises:
         RunBusy: Another process has the directory open.
-        RunChanged: It holds a run with other *settings*.
+        RunChanged: It holds episodes that were played with other *settings*.
         LogError: What is in it cannot be read.
         OSError: It cannot be written.
     """
@@ -113,7 +113,9 @@ class RunFiles:
             raise LogError(f"{path}: expected an object of settings")
         known = cast("dict[str, Any]", before)
         changed = [name for name in dict.fromkeys((*known, *now)) if known.get(name) != now.get(name)]
-        if changed:
+        if changed and not _has_content(self.directory / EPISODES):  # nothing was played with them
+            write_whole(path, orjson.dumps(now, option=_JSON))
+        elif changed:
             told = "; ".join(f"{name} was {_shown(known.get(name))}, now {_shown(now.get(name))}" for name in changed)
             raise RunChanged(
                 f"{self.directory} holds a run with other settings ({told}): go on with those, or use another directory"
@@ -141,6 +143,10 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def _shown(value: object) -> str:

@@ -12,6 +12,7 @@ from codecraft_async.agents.episodes import text_of
 from codecraft_async.evaluation.moves import END, Move
 from codecraft_async.evaluation.parsers import defined_function
 from codecraft_async.evaluation.records import SUCCESS, Turn
+from codecraft_async.intercode.base import InterCodeEnv
 from codecraft_pool import PoolError
 
 __all__ = ["WORTH", "Play", "Seat"]
@@ -54,7 +55,7 @@ class Seat:
         self._inner: Any = getattr(env, "unwrapped", env)
         self._name = str(getattr(self._inner, "name", type(self._inner).__name__))
         self._tests_functions = hides_submissions and self._name == _PYTHON
-        self._is_scored = self._tests_functions or bool(getattr(self._inner, "_score_steps", False))
+        self._is_scored = self._tests_functions or (isinstance(self._inner, InterCodeEnv) and self._inner.score_steps)
 
     async def areset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

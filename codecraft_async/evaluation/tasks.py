@@ -12,6 +12,7 @@ from codecraft_curriculum import Curriculum, Dataset
 __all__ = ["EvalTask", "chosen", "tasks_of"]
 
 _HARDNESS: Final = ("hardness", "difficulty")
+_MOST: Final = 1_000_000  # of one range: more is a slip of the finger, and takes gigabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ def chosen(text: str) -> list[int]:
         last = int(match[2] or first)
         if last < first:
             raise ValueError(f"{part!r} ends before it begins")
+        if last - first >= _MOST:
+            raise ValueError(f"{part!r} means more than {_MOST} tasks")
         indices.update(dict.fromkeys(range(first, last + 1)))
     return list(indices)
 

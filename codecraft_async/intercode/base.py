@@ -19,6 +19,7 @@ A new one is a subclass with three methods::
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -109,8 +110,8 @@ class InterCodeEnv(Episodes, gymnasium.Env[str, str]):
         reset_limit_s: float = 900.0,
     ) -> None:
         for option, value in {"command_limit_s": command_limit_s, "max_episode_steps": max_episode_steps}.items():
-            if value is not None and not value > 0:
-                raise ValueError(f"{option} is {value}; it must be more than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{option} is {value}; it must be more than 0, and finite")
         self.dataset = open_dataset(data_path, trust_pickle=trust_pickle, names=self.field_names)
         self.command_limit_s = command_limit_s
         self.render_mode = render_mode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from codecraft_async._episode import EpisodeError
 from codecraft_async._observation import clip
 from codecraft_async._outcome import GraderFailed, Outcome, empty_info, tell_fault
 from codecraft_async._tenant import LEND_LIMIT_S, Tenant
+from codecraft_async.actions import problem_of
 from codecraft_async.intercode.trajectories import save_trajectory
 from codecraft_async.runtime import Runtime, sandbox_spec
 from codecraft_curriculum import Dataset, RandomSource, Record, Sampler, Task, TaskLimits
@@ -81,6 +83,7 @@ class Episodes:
 
         Raises:
             SandboxLost: The sandbox died, which ends the episode as a fault.
+            RequestRefused: The guest cannot do what the action wants, which is observed.
             EpisodeError: The action cannot be run because of the task, or of the environment's own set-up.
         """
         raise NotImplementedError(f"{type(self).__name__} has no execute_action")
@@ -132,6 +135,11 @@ class Episodes:
         return {}
 
     # --- what a subclass uses ---
+
+    @property
+    def score_steps(self) -> bool:
+        """Whether every action is scored, not only submissions."""
+        return self._score_steps
 
     @property
     def query(self) -> str:
@@ -238,7 +246,7 @@ class Episodes:
         if action.startswith("submit"):
             return await self._submit(action)
         self._steps += 1
-        self.observation = clip(await self.execute_action(action), self._max_chars)
+        self.observation = clip(await self._executed(action), self._max_chars)
         self.trajectory.append((action, self.observation))
         LOG.debug("%s: action %r: %r", self.name, action, self.observation)
         outcome = Outcome(self.observation, self.info)
@@ -247,6 +255,19 @@ class Episodes:
             keep = self.info["action_executed"]
             outcome.info.update(details, score=np.float64(score), graded=True, action_executed=keep)
         return outcome
+
+    async def _executed(self, action: str) -> str:
+        """Run an action. One that no program can be given, or that the guest refuses because of what the agent has
+        made of the sandbox, is data: as a fault, it would be a way out of any episode."""
+        try:
+            return await self.execute_action(action)
+        except ValueError:  # UnicodeEncodeError is one, too
+            if not (problem := problem_of(action)):
+                raise  # a mistake in the subclass
+        except RequestRefused as exc:
+            problem = f"the action cannot be run: {exc.strerror}"
+        self.info["action_executed"] = False
+        return problem
 
     async def _submit(self, action: str) -> Outcome:
         self.submission = action.removeprefix("submit").strip()
@@ -261,12 +282,14 @@ class Episodes:
     async def _reward(self) -> tuple[float, Info]:
         try:
             reward, details = await self.get_reward()
+            if not math.isfinite(reward):
+                raise ValueError(f"get_reward returned {reward!r}, which is no reward")
+            if details.get("corrupt_gold"):
+                details = {**details, "valid": False}
         except SandboxLost:
             raise
         except Exception as exc:  # a subclass is code of users: whatever it raises is a fault, never a reward
             raise GraderFailed(exc, self.sandbox.id) from exc
-        if details.get("corrupt_gold"):
-            details = {**details, "valid": False}
         return float(reward), details
 
     def _log_of(self, reward: float, info: Mapping[str, Any]) -> Info:

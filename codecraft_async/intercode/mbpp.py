@@ -245,9 +245,12 @@ async def judge(
         raise CorruptGold(f"the gold fails all of its own tests: {why}")
     if not _is_name(name):
         return Judgement(0.0, {}, expected, f"submit needs the name of a function, {name[:40]!r} is none")
-    alias = () if name == function else (Source(f"{function} = {name}"),)
-    if not await _replay((Source(task.setup), *sources, *alias), interpreter, limit_s=limit_s):
+    if not await _replay((Source(task.setup), *sources), interpreter, limit_s=limit_s):
         return Judgement(0.0, {}, expected, "the actions took far longer when they were run again")
+    if name != function:
+        named = await interpreter.run(f"{function} = {name}", show=False, limit_s=limit_s)
+        if not named.ok:  # else a function of the expected name, if there is one, would be paid instead
+            return Judgement(0.0, {}, expected, f"{name[:40]!r} cannot be submitted: {named.message[:200]}")
     predicted = {test: await _try(splits[test], interpreter, referee, limit_s=limit_s) for test in good}
     return _judgement([test for test in good if not _passes(predicted[test])], predicted, expected)
 

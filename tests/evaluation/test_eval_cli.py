@@ -11,13 +11,15 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 from aiohttp import web
+from gymnasium.envs.registration import EnvSpec
 
 from codecraft_async.curriculum import CurriculumError
 from codecraft_async.evaluation import EpisodeLog, Turn, as_log, read_log
 from codecraft_async.evaluation.cli import run_eval
-from codecraft_async.evaluation.options import add_eval_parser
+from codecraft_async.evaluation.options import EvalOptions, add_eval_parser
 from tests.conftest import ASYNCIO
 from tests.evaluation.sayings import ENV
 from tests.intercode.data import intercode_data
@@ -188,6 +190,9 @@ async def test_agents_without_a_model(tmp_path: Path, data: Path, capsys: pytest
     assert [("echo 5", 0.0), ("echo echo 0", 1.0)] == [
         (turn.action, turn.reward) for turn in read_log(tmp_path / "r")["0"].turns[:2]
     ]
+    second = written(tmp_path / "second.json", {"0/1": as_log(EpisodeLog("e", "d", 0, "say 0", (), sample=1))})
+    assert 0 == await run(*words, "replay", "--log", second, "--out", tmp_path / "r2", "--tasks", "0")
+    assert ["0"] == list(read_log(tmp_path / "r2"))
     capsys.readouterr()
     assert 1 == await run(*words, "gold", "--out", tmp_path / "x", "--tasks", "4-6")
     assert "--tasks: there is no task 6: tasks has the tasks 0 to 5" in capsys.readouterr().err
@@ -228,6 +233,8 @@ async def test_the_recordings_report(capsys: pytest.CaptureFixture[str]) -> None
         (("--env", "intercode/Bash-v0", "--agent", "gold", "--out", "o"), "--data is missing"),
         (("--env", ENV, "--agent", "gold", "--out", "o", "--model", "m"), "--model and --base-url are for"),
         (("--env", ENV, "--agent", "replay", "--out", "o"), "--log is the log"),
+        (("--env", ENV, "--agent", "gold", "--out", "o", "--price-answer", "1"), "give both or neither"),
+        (("--env", ENV, "--agent", "gold", "--out", "o", "--max-cost", "1"), "--max-cost needs --price-prompt"),
         (("--env", ENV, "--agent", "gold", "--out", "o", "--env-arg", "colour=red"), "has no option 'colour'"),
         (("--env", ENV, "--agent", "gold", "--out", "o", "--compat"), "has no option 'compat'"),
         (
@@ -245,6 +252,31 @@ async def test_options_that_make_no_sense(
 ) -> None:
     """Each is refused before anything is opened, with what would do."""
     assert 1 == await run(*words)
+    assert complaint in capsys.readouterr().err
+
+
+def test_options_with_a_name_of_their_own() -> None:
+    """They are the environment's, under the names that it has for them."""
+    words = {"env": ENV, "agent": "gold", "out": Path("o")}
+    assert {"image_name": "i", "reward": "strict"} == EvalOptions(**words, image="i", reward="strict").texts()
+    assert {"image_name": "t", "dump": "d"} == EvalOptions(**words, tree=Path("t"), dump=Path("d")).texts()
+
+
+@pytest.mark.parametrize(
+    ("env", "complaint"),
+    [
+        (":x", "the module '' cannot be imported"),
+        (".tests:x", "the module '.tests' cannot be imported"),
+        ("tests/Broken-v0", "it cannot be loaded: No module named 'tests.nowhere'"),
+        ("CartPole-v1", "neither rows of data nor tasks"),
+    ],
+)
+async def test_environments_that_cannot_be_played(
+    env: str, complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are told in a line."""
+    monkeypatch.setitem(gymnasium.registry, "tests/Broken-v0", EnvSpec("tests/Broken-v0", "tests.nowhere:Env"))
+    assert 1 == await run("--env", env, "--agent", "gold", "--out", "o")
     assert complaint in capsys.readouterr().err
 
 

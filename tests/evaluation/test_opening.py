@@ -68,7 +68,8 @@ def test_an_environment_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_which_tasks() -> None:
     """Numbers and ranges, each task once, in their order; anything else is an error."""
     assert [3, 0, 1, 2, 7] == chosen("3,0-3, 7")
-    for text, words in (("a", "'a' is no number"), ("5-3", "ends before it begins"), ("", "'' is no number")):
+    wrong = (("a", "'a' is no number"), ("5-3", "ends before it begins"), ("", "'' is no number"))
+    for text, words in (*wrong, ("0-99999999", "means more than 1000000 tasks")):
         with pytest.raises(ValueError, match=words):
             chosen(text)
 

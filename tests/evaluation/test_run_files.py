@@ -48,8 +48,11 @@ def test_one_at_a_time(tmp_path: Path) -> None:
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
-    """What has changed is said, with both values; the run stays as it is, and can be gone on with."""
-    RunFiles(tmp_path, SETTINGS).close()
+    """What has changed is said, with both values; the run stays as it is, and can be gone on with. Where nothing was
+    played yet, settings may still be mended."""
+    RunFiles(tmp_path, {**SETTINGS, "max_turns": 2}).close()
+    with RunFiles(tmp_path, SETTINGS) as files:
+        files.add(episode(0))
     with pytest.raises(RunChanged, match=r"max_turns was 10, now 3; model was not given, now \"m\""):
         RunFiles(tmp_path, {**SETTINGS, "max_turns": 3, "model": "m"})
     RunFiles(tmp_path, SETTINGS).close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 from pathlib import Path
@@ -17,7 +18,7 @@ from codecraft_async import EpisodeError
 from codecraft_async.curriculum import Dataset
 from codecraft_async.intercode import InterCodeEnv, InterCodeVectorEnv
 from codecraft_async.intercode.episodes import LOG
-from codecraft_async.pool import FakeLauncher, LaunchError, SandboxLost
+from codecraft_async.pool import FakeLauncher, LaunchError, RequestRefused, SandboxLost
 from tests.intercode.fakes import DATA, Sayings, answer, sayings
 
 pytestmark = pytest.mark.anyio
@@ -143,6 +144,52 @@ async def test_interactive_mode() -> None:
     assert ("1", 0.0, True, False) == (observation, reward, terminated, info["graded"])
     with pytest.raises(IndexError, match="give a data_path"):
         await env.areset(index=0)
+    await env.aclose()
+
+
+@pytest.mark.parametrize(
+    ("action", "problem"),
+    [
+        ("echo \ud800", "an action cannot hold half of a surrogate pair"),
+        ("echo \0", "an action cannot hold a NUL character"),
+        ("refuse", "the action cannot be run: sandbox x cannot write y: it is a directory"),
+    ],
+)
+async def test_actions_that_cannot_be_run(monkeypatch: pytest.MonkeyPatch, action: str, problem: str) -> None:
+    """That is the agent's doing, and the episode goes on; other mistakes are the subclass's."""
+    run = Sayings.execute_action
+
+    async def execute_action(self: Sayings, action: str) -> str:
+        if action == "refuse":
+            raise RequestRefused("x", "write y", errno.EISDIR, "it is a directory")
+        if action == "err":
+            raise ValueError("a bug")
+        return await run(self, action)
+
+    monkeypatch.setattr(Sayings, "execute_action", execute_action)
+    env = sayings(score_steps=True)
+    await env.areset(index=1)
+    observation, _, terminated, truncated, info = await env.astep(action)
+    assert (problem, False, False) == (observation, terminated, truncated)
+    assert (False, 0.0, 1, True) == (info["action_executed"], info["score"], info["steps"], info["valid"])
+    assert ("1", 1.0) == ((await env.astep("echo 1"))[0], env.info["score"])
+    with pytest.raises(ValueError, match="a bug"):
+        await env.astep("err")
+    await env.aclose()
+
+
+@pytest.mark.parametrize("returned", [(float("nan"), {}), (None, {}), (1.0, None), None])
+async def test_rewards_that_are_none(monkeypatch: pytest.MonkeyPatch, returned: Any) -> None:
+    """What a subclass returns and is no reward is a fault, as what it raises is."""
+
+    async def get_reward(self: Sayings) -> Any:
+        return returned
+
+    monkeypatch.setattr(Sayings, "get_reward", get_reward)
+    env = sayings()
+    await env.areset(index=1)
+    _, reward, _, truncated, info = await env.astep("submit")
+    assert (0.0, True, "grader", False) == (reward, truncated, info["fault"]["kind"], info["valid"])
     await env.aclose()
 
 

@@ -109,6 +109,7 @@ async def test_an_episode(env: PythonEnv) -> None:
         ("def mine(xs):\n    print('x' * 100000)\n    return [x + x for x in xs]", "mine", 1),
         ("def mine(xs):\n    xs.append(1)\n    return [x + x for x in xs[:-1]]", "mine", 1),
         (RIGHT, "missing", 0),
+        (RIGHT.replace("mine", "double"), "missing", 0),
         (RIGHT, "", 0),
         (RIGHT, "mine; print(1)", 0),
         (RIGHT, "lambda", 0),

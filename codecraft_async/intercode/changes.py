@@ -89,7 +89,12 @@ async def changes_of(sandbox: Sandbox, first: Mapping[str, DigestEntry]) -> Chan
 
 
 def _outermost(paths: list[str]) -> list[str]:
-    return [path for path in paths if not any(path.startswith(f"{other}/") for other in paths)]
+    """Return those that are below no other; an agent can make thousands."""
+    found: list[str] = []
+    for path in sorted(paths, key=lambda path: path.split("/")):  # each is behind what it is below
+        if not (found and path.startswith(f"{found[-1]}/")):
+            found.append(path)
+    return found
 
 
 def is_same(one: DigestEntry | None, other: DigestEntry | None) -> bool:

@@ -46,7 +46,10 @@ class GitView:
                 self._now[path] = entry
 
     def _forget(self, path: str) -> None:
-        for other in [each for each in self._now if each == path or each.startswith(f"{path}/")]:
+        before = self._now.pop(path, None)
+        if before is None or before.kind != "dir":
+            return  # nothing was below: no search of all that there is, for each of the files that were removed
+        for other in [each for each in self._now if each.startswith(f"{path}/")]:
             del self._now[other]
 
     def status(self) -> str:

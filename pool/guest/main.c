@@ -143,10 +143,10 @@ static char **copy_arguments(int argc, char **argv)
 	static char *copies[ARGUMENTS_MAX + 1];
 
 	if (argc < 1 || argc > ARGUMENTS_MAX)
-		return NULL;
+		return complain("takes up to %d arguments, not %d", ARGUMENTS_MAX - 1, argc - 1), NULL;
 	for (int i = 0; i < argc; i++)
 		if ((copies[i] = strdup(argv[i])) == NULL)
-			return NULL;
+			return complain("out of memory for its arguments"), NULL;
 	return copies;
 }
 

@@ -29,6 +29,7 @@
 #define NUDGE_NS (20 * NS_PER_MS)
 #define NUDGES 500   /* 10 s: an executable on a cold disk takes its time */
 #define CPU_GRACE_S 2
+#define UNCHANGED (-1)
 #define STOPS_MAX 10 /* so often found stopped, whatever is done about it: somebody fights for it */
 
 /* Why the child did not become the command; errno values, 0 if it did. */
@@ -84,12 +85,38 @@ static const char *search_path(char *const *envp)
 	return DEFAULT_PATH;
 }
 
+/* A lease on a file holds up who executes it, until the kernel takes it away after a minute. Only its owner can have
+ * one. */
+static bool is_leased(const char *file, const struct stat *status)
+{
+	long fd;
+
+	if (!S_ISREG(status->st_mode) || status->st_uid != geteuid())
+		return false;
+	fd = call(SYS_openat, AT_FDCWD, ADDRESS(file), O_RDONLY | O_NONBLOCK | O_CLOEXEC, 0);
+	if (fd >= 0)
+		call(SYS_close, fd, 0, 0, 0);
+	return fd == -EWOULDBLOCK;
+}
+
+/* Returns why it could not be executed. */
+static int execute_file(const char *file, char *const *argv, char *const *envp)
+{
+	struct stat status;
+	long found = call(SYS_newfstatat, AT_FDCWD, ADDRESS(file), ADDRESS(&status), 0); /* cheaper than a failing execve */
+
+	if (found < 0)
+		return (int)-found;
+	if (is_leased(file, &status))
+		return ETXTBSY;
+	return (int)-call(SYS_execve, ADDRESS(file), ADDRESS(argv), ADDRESS(envp), 0);
+}
+
 /* Tries one directory of the PATH; returns why it is not the one. */
 static int execute_in(const char *dir, size_t dir_size, const char *name, char *const *argv, char *const *envp)
 {
 	char file[PATH_MAX];
 	size_t name_size = strlen(name);
-	long missing;
 
 	if (dir_size + 1 + name_size + 1 > sizeof file)
 		return ENAMETOOLONG;
@@ -97,24 +124,7 @@ static int execute_in(const char *dir, size_t dir_size, const char *name, char *
 	if (dir_size > 0)
 		file[dir_size++] = '/';
 	memcpy(file + dir_size, name, name_size + 1);
-	missing = call(SYS_faccessat, AT_FDCWD, ADDRESS(file), F_OK, 0); /* far cheaper than an execve that fails */
-	return (int)-(missing < 0 ? missing : call(SYS_execve, ADDRESS(file), ADDRESS(argv), ADDRESS(envp), 0));
-}
-
-/* A lease on a file holds up who executes it, until the kernel takes it away after a minute. Only its owner can have
- * one, so for all others this costs a stat. */
-static bool is_leased(const char *file)
-{
-	struct stat status;
-	long fd;
-
-	if (call(SYS_newfstatat, AT_FDCWD, ADDRESS(file), ADDRESS(&status), 0) < 0 || !S_ISREG(status.st_mode) ||
-	    status.st_uid != geteuid())
-		return false;
-	fd = call(SYS_openat, AT_FDCWD, ADDRESS(file), O_RDONLY | O_NONBLOCK | O_CLOEXEC, 0);
-	if (fd >= 0)
-		call(SYS_close, fd, 0, 0, 0);
-	return fd == -EWOULDBLOCK;
+	return execute_file(file, argv, envp);
 }
 
 /* Returns why nothing could be executed. A program without permission is passed over, but remembered. */
@@ -124,11 +134,8 @@ static int execute(char *const *argv, char *const *envp)
 
 	if (argv[0][0] == '\0')
 		return ENOENT;
-	if (strchr(argv[0], '/') != NULL) {
-		if (is_leased(argv[0]))
-			return ETXTBSY;
-		return (int)-call(SYS_execve, ADDRESS(argv[0]), ADDRESS(argv), ADDRESS(envp), 0);
-	}
+	if (strchr(argv[0], '/') != NULL)
+		return execute_file(argv[0], argv, envp);
 	for (const char *dir = search_path(envp);; dir++) {
 		size_t size = strcspn(dir, ":");
 		int errnum = execute_in(dir, size, argv[0], argv, envp);
@@ -143,15 +150,19 @@ static int execute(char *const *argv, char *const *envp)
 	}
 }
 
+/* The memory is the guest's, and a change of user may make it dumpable, as the machine is set up. So the child is its new
+ * user's to trace, or to signal, only when that is undone: until then its real and saved user are the guest's. */
 static int become(struct owner owner)
 {
 	const struct options *options = &launch->guest->options;
+	const bool changes = !options->self;
 
-	if (!options->self && (call(SYS_setresgid, owner.gid, owner.gid, owner.gid, 0) < 0 ||
-	                       call(SYS_setresuid, owner.uid, owner.uid, owner.uid, 0) < 0))
+	if (changes && (call(SYS_setresgid, owner.gid, owner.gid, owner.gid, 0) < 0 ||
+	                call(SYS_setresuid, UNCHANGED, owner.uid, UNCHANGED, 0) < 0))
 		return 1;
-	/* The memory is the guest's: not for its new user to trace, whatever the machine lets such processes do. */
 	launch->hidden = call(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0) == 0;
+	if (changes && call(SYS_setresuid, owner.uid, UNCHANGED, owner.uid, 0) < 0)
+		return 1;
 	if (options->root.layer && owner.uid == 0)
 		return drop_to_roots_capabilities() < 0;
 	return drop_all_capabilities() < 0;
@@ -252,6 +263,12 @@ static bool is_stopped(pid_t pid)
 	return waitid(P_PID, (id_t)pid, &info, WSTOPPED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid;
 }
 
+/* Whether spawn_settle() would have to wait. What the child has written before can be read when it would not. */
+bool spawn_is_under_way(void)
+{
+	return __atomic_load_n(&launch->borrowed, __ATOMIC_ACQUIRE) != 0;
+}
+
 /* vfork would wait for good if an agent's process stopped the child, whose user it has, before it executes:
  * a wait on the word that the kernel zeroes at the same moment can do something about it. */
 static void wait_for_memory(void)
@@ -259,7 +276,7 @@ static void wait_for_memory(void)
 	const struct timespec nudge = {.tv_sec = 0, .tv_nsec = (long)NUDGE_NS};
 	int nudges = 0, stops = 0;
 
-	while (launch->borrowed != 0) {
+	while (spawn_is_under_way()) {
 		if (call(SYS_futex, ADDRESS(&launch->borrowed), FUTEX_WAIT, 1, ADDRESS(&nudge)) != -ETIMEDOUT)
 			continue;
 		stops += is_stopped(launch->pid);
@@ -297,12 +314,6 @@ pid_t spawn(struct guest *guest, const struct run_request *request, const int st
 	forget_peak(guest);
 	launch->pid = start_child();
 	return launch->pid;
-}
-
-/* Whether spawn_settle() would have to wait. */
-bool spawn_is_under_way(void)
-{
-	return launch->borrowed != 0;
 }
 
 /* Returns when the child has executed, or has given up; 1 and why where it could not enter its cwd, and has gone (unless

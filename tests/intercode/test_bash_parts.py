@@ -252,6 +252,12 @@ def test_volatile_commands() -> None:
     assert cases == {command: volatile(command) for command in cases}
 
 
+@pytest.mark.parametrize("part", ["ls -a ", "grep -r a ", "find ", "tree -a"])
+def test_an_endless_action_is_soon_read(part: str) -> None:
+    """What repeats itself, as models do, takes no time that grows with its square: this would take minutes."""
+    assert volatile(part * (500_000 // len(part)) + "!") in {(), ("kernel",)}
+
+
 def test_why_an_action_is_paid_otherwise() -> None:
     """By what gold and actions read; by what tools say in other words; by nothing where only files are read."""
     quote = "x: -c: line 1: unexpected EOF while looking for matching `)'"

@@ -15,9 +15,10 @@ pytestmark = needs_root
 
 SOCKET = 'import socket as s; s.socket(s.AF_UNIX).bind("/tmp/s")'
 LEASE = """
-import fcntl, signal, time
+import fcntl, os, signal, time
 signal.signal(signal.SIGIO, signal.SIG_IGN)
 file = open("/tmp/leased", "w")
+os.chmod("/tmp/leased", 0o755)
 fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
 print("leased", flush=True)
 time.sleep(60)
@@ -217,10 +218,13 @@ def test_only_regular_files(guest: Guest, special: str) -> None:
 
 
 def test_a_lease_does_not_hold_up_the_guest(guest: Guest) -> None:
-    """An agent's lease on its own file would block a plain open for 45 seconds."""
+    """An agent's lease on its own file would block whoever opens or executes it for 45 seconds."""
     guest.begin([PYTHON, "-I", "-c", LEASE])
     guest.next_frame()
     assert errno.EAGAIN == number(read(guest, "leased"))
+    for name in ("/tmp/leased", "leased"):
+        ran = guest.run(name, env=["PATH=/tmp"])
+        assert (126, True) == (ran.code, b"busy" in ran.stderr)
 
 
 def test_devices_of_the_root_directory(guest: Guest) -> None:

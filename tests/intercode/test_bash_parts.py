@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from codecraft_async.intercode import FileTree
-from codecraft_async.intercode.bash_rewards import CUT, effects, published_reward, strict_reward
+from codecraft_async.intercode.bash_rewards import effects, published_reward, strict_reward
 from codecraft_async.intercode.compat import change_of_directory, mangle, simplify
 from codecraft_async.intercode.git_view import GitView, is_watched
 from codecraft_async.intercode.similarity import similarity
+from codecraft_async.intercode.terminal import CUT
 from codecraft_async.intercode.volatile import explain, volatile
 from codecraft_curriculum import TaskFileError
 from codecraft_pool import DigestEntry

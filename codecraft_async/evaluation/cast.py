@@ -14,7 +14,7 @@ from codecraft_async.evaluation.moves import GoldAgent, MovesAgent, ReplayAgent,
 from codecraft_async.evaluation.opening import EnvKind
 from codecraft_async.evaluation.options import EvalOptions
 from codecraft_async.evaluation.playing import EvalRules
-from codecraft_async.evaluation.reading import read_log
+from codecraft_async.evaluation.reading import read_log, read_whole
 from codecraft_async.evaluation.records import SUCCESS
 from codecraft_async.evaluation.tasks import EvalTask
 from codecraft_async.llm import ChatClient, ChatModel, ChatOptions, ChatReply, Message, Sampling, Tool
@@ -105,7 +105,7 @@ def _scripts(options: EvalOptions, tasks: Sequence[EvalTask]) -> dict[int | str,
     """Return the actions of each task: the same for all, or those that stand under its number or id."""
     assert options.actions is not None
     try:
-        content: Any = orjson.loads(options.actions.read_bytes())
+        content: Any = orjson.loads(read_whole(options.actions))
     except orjson.JSONDecodeError as error:
         raise SettingsError(f"{options.actions}: not valid JSON: {error}") from None
     by_task = content if isinstance(content, dict) else {str(task.id): content for task in tasks}

@@ -172,7 +172,7 @@ class EvalOptions:
 def _digest(path: Path) -> str:
     """Return the digest of a file; of a directory, those of all files in it, by their names."""
     if not path.is_dir():
-        return _file_digest(path) if path.exists() else ""
+        return _file_digest(path) if path.is_file() else ""  # what is none is told by whoever reads it
     digest = hashlib.sha256()
     for file in sorted(each for each in path.rglob("*") if each.is_file()):
         digest.update(f"{file.relative_to(path)}\0{_file_digest(file)}\n".encode("utf-8", "surrogateescape"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
@@ -11,7 +12,7 @@ import orjson
 from codecraft_async.evaluation.errors import LogError
 from codecraft_async.evaluation.records import EpisodeLog, episode_from
 
-__all__ = ["EPISODES", "LOG", "read_lines", "read_log"]
+__all__ = ["EPISODES", "LOG", "read_lines", "read_log", "read_whole"]
 
 EPISODES: Final = "episodes.jsonl"
 LOG: Final = "log.json"
@@ -31,9 +32,7 @@ def read_log(path: Path | str) -> dict[str, EpisodeLog]:
     file = Path(path)
     if file.is_dir():
         file = _within(file)
-    if file.stat().st_size > _MAX_BYTES:
-        raise LogError(f"{file}: more than {_MAX_BYTES >> 20} MiB: that is no log of episodes")
-    data = file.read_bytes()
+    data = read_whole(file)
     if file.suffix == ".jsonl":
         return {episode.key: episode for episode in read_lines(data, str(file))[0]}
     try:
@@ -49,6 +48,21 @@ def read_log(path: Path | str) -> dict[str, EpisodeLog]:
     if isinstance(entries.get("logs"), dict):
         entries = entries["logs"]
     return {key: episode_from(entry, where=f"{file}: entry {key!r}", key=key) for key, entry in entries.items()}
+
+
+def read_whole(file: Path) -> bytes:
+    """Return what is in a file (blocking, but for no writer of a pipe: nothing could end that wait).
+
+    Raises:
+        LogError: It is too large, or no file.
+        OSError: It cannot be read.
+    """
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise LogError(f"{file}: that is no file, but a directory, a pipe or a device")
+    if status.st_size > _MAX_BYTES:
+        raise LogError(f"{file}: more than {_MAX_BYTES >> 20} MiB: that is no log of episodes")
+    return file.read_bytes()
 
 
 def read_lines(data: bytes, where: str) -> tuple[list[EpisodeLog], int]:

@@ -257,7 +257,7 @@ async def test_options_that_make_no_sense(
 
 def test_options_with_a_name_of_their_own() -> None:
     """They are the environment's, under the names that it has for them."""
-    words = {"env": ENV, "agent": "gold", "out": Path("o")}
+    words: dict[str, Any] = {"env": ENV, "agent": "gold", "out": Path("o")}
     assert {"image_name": "i", "reward": "strict"} == EvalOptions(**words, image="i", reward="strict").texts()
     assert {"image_name": "t", "dump": "d"} == EvalOptions(**words, tree=Path("t"), dump=Path("d")).texts()
 

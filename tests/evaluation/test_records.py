@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,9 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "log.json").unlink()
     with pytest.raises(LogError, match="no run is here"):
         read_log(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LogError, match="that is no file, but a directory, a pipe or a device"):
+        read_log(tmp_path / "pipe")
 
 
 @pytest.mark.parametrize(

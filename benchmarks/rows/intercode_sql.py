@@ -29,6 +29,7 @@ from benchmarks.results import (
     percentile,
     ratio_figure,
 )
+from benchmarks.stepping import wait_for_roots
 from codecraft_async.intercode.sql import SqlEnv, SqlVectorEnv
 from codecraft_async.intercode.sql_dump import SERVER_FOLDER, SqlDump
 from codecraft_async.intercode.sql_mariadb_statements import Effect, effect_of
@@ -217,6 +218,10 @@ async def _measure_reset(bench: Bench, dump: SqlDump) -> dict[str, Figure]:
     }
     found: dict[str, list[float]] = {name: [] for name in kinds}
     try:
+        await env.areset(index=0)
+        choice = env.runtime.choice
+        assert choice is not None  # there was a reset
+        await asyncio.to_thread(wait_for_roots, choice.launcher)
         await env.areset(index=0)
         for _ in range(bench.options.rounds):
             for name, (action, kind, pause_s) in kinds.items():

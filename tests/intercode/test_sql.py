@@ -18,6 +18,7 @@ from codecraft_async.intercode.sql_engine import Restored
 from codecraft_async.intercode.sql_golds import SqlGolds
 from codecraft_async.intercode.sql_sqlite import SqliteEngine
 from codecraft_async.pool import LocalLauncher
+from codecraft_pool.launcher import LauncherStats
 from tests.conftest import UVLOOP
 
 pytestmark = pytest.mark.anyio
@@ -171,6 +172,20 @@ async def test_resets(env: SqlEnv) -> None:
     await env.areset(index=0)
     assert (before, 2) == (await env.engine.state(), (await env.sandbox.stat()).processes)
     assert "[(4,)]" == (await env.astep("SELECT count(*) FROM fruit"))[0]
+
+
+async def test_a_root_that_was_slow_at_first(env: SqlEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox from before the copy of its image was there is given back once, to take that up."""
+    launcher = (await env.runtime.pool()).launcher
+    await env.areset(index=0)
+    await env.leave_container()  # so that the next reset begins anew
+    restored: list[Restored | None] = []
+    for state in ("copying", "copying", "volume", "volume"):
+        stats = LauncherStats(roots=state)
+        monkeypatch.setattr(launcher, "stats", lambda stats=stats: stats)
+        await env.areset(index=0)
+        restored.append(env.restored)
+    assert [None, Restored.NOTHING, None, Restored.NOTHING] == restored
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ class Tenant:
         self._limit_s = limit_s
         self._pool: SandboxPool | None = None
         self._lease: Lease | None = None
+        self._has_slow_root = False
 
     @property
     def sandbox(self) -> Sandbox | None:
@@ -30,6 +31,12 @@ class Tenant:
     def launcher(self) -> Launcher | None:
         """What started it; None before the first one."""
         return None if self._pool is None else self._pool.launcher
+
+    @property
+    def is_to_be_given_back(self) -> bool:
+        """Whether the sandbox at hand would be a faster one after that: it runs from its image, where opening files is
+        slow, and the copy of the image has come since; sandboxes take it up when they are restored."""
+        return self._has_slow_root and not _roots_are_being_copied(self.launcher)
 
     @property
     def restore_s(self) -> float:
@@ -53,6 +60,7 @@ class Tenant:
                 pool.expect(spec, snapshot)  # else what comes back would be restored, to be ended for it right after
             self.leave()
         self._lease = await pool.acquire(spec, snapshot=snapshot, limit_s=self._limit_s)
+        self._has_slow_root = _roots_are_being_copied(pool.launcher)
         return self._lease.sandbox
 
     async def lend(
@@ -79,6 +87,10 @@ class Tenant:
     def forget(self) -> None:
         """Let go of everything without a word, after the pool's event loop has been closed."""
         self._lease = self._pool = None
+
+
+def _roots_are_being_copied(launcher: Launcher | None) -> bool:
+    return launcher is not None and launcher.stats().roots == "copying"
 
 
 __all__ = ["LEND_LIMIT_S", "Tenant"]

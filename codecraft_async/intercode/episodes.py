@@ -220,7 +220,8 @@ class Episodes:
     async def _have_sandbox(self, snapshot: Snapshot | None, *, may_stay: bool) -> float:
         """Have one that is as good as new, be it the one at hand; return how long it took to make it so, in seconds."""
         started = time.monotonic()
-        if may_stay and self._tenant.sandbox is not None and await self.restore_container():
+        may_stay = may_stay and self._tenant.sandbox is not None and not self._tenant.is_to_be_given_back
+        if may_stay and await self.restore_container():
             return time.monotonic() - started
         await self.leave_container()
         await self._tenant.move(self._place, snapshot is None, snapshot=snapshot)

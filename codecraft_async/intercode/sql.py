@@ -97,7 +97,7 @@ class SqlEnv(InterCodeEnv):
         self._prepared: tuple[str, ...] = ()
         self._gold_key: tuple[object, ...] = ()
         self._known: SqlGold | None = None
-        self._has_changed = self._has_begun = self._is_on_slow_root = False
+        self._has_changed = self._has_begun = False
         self.restored: Restored | None = None
         """What the last reset had to make new; None where the sandbox was new."""
 
@@ -116,7 +116,7 @@ class SqlEnv(InterCodeEnv):
 
     async def restore_container(self) -> bool:
         """Begin with the databases as they were loaded; where the engine cannot, in another sandbox."""
-        if self._engine is None or (self._is_on_slow_root and not self._roots_are_being_copied):
+        if self._engine is None:
             return False
         try:
             self.restored = await self._engine.restore()
@@ -141,15 +141,7 @@ class SqlEnv(InterCodeEnv):
             return
         self._engine = self._source.engine(self.sandbox, max_rows=self._max_rows, remember=self._remember)
         self.restored = None
-        self._is_on_slow_root = self._roots_are_being_copied
         await self._begin_databases()
-
-    @property
-    def _roots_are_being_copied(self) -> bool:
-        """Whether root file systems are read from a slow place for now: a sandbox takes up its copy when it is given
-        back, and new servers start sooner from that."""
-        launcher = self._tenant.launcher
-        return launcher is not None and launcher.stats().roots == "copying"
 
     async def _begin_databases(self) -> None:
         named = None if self.record is None else self.record.extras.get("db")

@@ -15,7 +15,6 @@ class Restored(enum.StrEnum):
 
     NOTHING = "nothing"  # the episode changed no data
     ROWS = "rows"  # changes of rows were undone
-    TABLES = "tables"  # tables, views and the like were made again
     DATA_DIRECTORY = "data directory"  # the server was started on a fresh copy of its files
     NEW_SERVER = "new server"  # the server was dead or did not answer, and was replaced
 

@@ -56,10 +56,11 @@ class NaiveAgent:
 
 
 class ScriptedAgent:
-    """Plays a list of actions."""
+    """Plays a list of actions, and after the last one *then*, again and again, if that is given."""
 
-    def __init__(self, actions: Sequence[str]) -> None:
+    def __init__(self, actions: Sequence[str], *, then: str | None = None) -> None:
         self._actions = tuple(actions)
+        self._then = then
         self._next = 0
 
     def begin(self, instruction: str) -> None:
@@ -68,9 +69,11 @@ class ScriptedAgent:
         self._next = 0
 
     async def act(self, observation: str, info: dict[str, Any]) -> str:
-        """See `Agent.act`; `AgentFailed` after the last action."""
+        """See `Agent.act`; `AgentFailed` after the last action if nothing comes then."""
         del observation, info
         if self._next == len(self._actions):
+            if self._then is not None:
+                return self._then
             raise AgentFailed(f"the script of {len(self._actions)} actions is over, and the episode is not")
         self._next += 1
         return self._actions[self._next - 1]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final, Self
+from typing import Final, Self
 
+from codecraft_async.agents import ScriptedAgent
 from codecraft_async.evaluation.records import EpisodeLog
 from codecraft_async.evaluation.tasks import EvalTask
 from codecraft_async.intercode.mbpp import CorruptGold, FunctionTask
@@ -44,25 +45,11 @@ END: Final = Move("submit")
 """What an agent returns that has nothing more to do, whether or not submissions are its own."""
 
 
-class MovesAgent:
+class MovesAgent(ScriptedAgent):
     """Plays a list of actions, and then ends its episode."""
 
     def __init__(self, moves: Sequence[str]) -> None:
-        self._moves = tuple(moves)
-        self._next = 0
-
-    def begin(self, instruction: str) -> None:
-        """See `Agent.begin`."""
-        del instruction
-        self._next = 0
-
-    async def act(self, observation: str, info: dict[str, Any]) -> str:
-        """See `Agent.act`."""
-        del observation, info
-        if self._next == len(self._moves):
-            return END
-        self._next += 1
-        return self._moves[self._next - 1]
+        super().__init__(moves, then=END)
 
 
 class GoldAgent(MovesAgent):

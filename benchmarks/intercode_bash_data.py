@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from benchmarks.proofs import EVERY, Proofs
-from benchmarks.recordings import Recording
+from benchmarks.recordings import Miss, Recording
 from codecraft_async.agents import Agent
 from codecraft_async.evaluation import (
     EpisodeLog,
@@ -23,32 +22,16 @@ from codecraft_async.evaluation import (
     evaluate,
     tasks_of,
 )
+from codecraft_async.evaluation.comparing import TOLERANCE
 from codecraft_async.intercode import BashVectorEnv
 from codecraft_async.intercode.volatile import explain
 
-TOLERANCE: Final = 0.005 + 1e-9
-"""How far apart two rewards may be that count as the same."""
 GOLD_LIMIT_S: Final = 60.0
 """How long a gold may run as an action; as the environment gives it in the sandbox of golds."""
 COMPAT: Final[Mapping[str, Any]] = {"compat": True, "reward": "intercode"}
 _ENVS: Final = 8
 _MAX_TURNS: Final = 20
 _TO_THE_END: Final = EvalRules(max_turns=_MAX_TURNS, stop_at=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Miss:
-    """A recorded action whose reward is another one now, and the classes of why that may be ("" if it should not)."""
-
-    row: int
-    step: int
-    action: str
-    recorded: float
-    ours: float
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.row}.{self.step}: {self.recorded:g} then, {self.ours:g} now ({self.why or '?'}): {self.action}"
 
 
 def rows_of(recording: Recording, every: int) -> list[int]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import re
 import sys
 from collections import Counter
@@ -21,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
+from benchmarks.recordings import Miss, data_folder
 from codecraft_async.evaluation import EpisodeLog, EvalRules, GoldAgent, ReplayAgent, evaluate, read_log, tasks_of
+from codecraft_async.evaluation.comparing import TOLERANCE
 from codecraft_async.intercode import InterCodeEnv, SqlEnv, SqlVectorEnv
 from codecraft_curriculum import Dataset, load_dataset
 
@@ -33,11 +34,9 @@ INVALID_GOLDS: Final = (164, 178, 225)
 """Rows from 0 to 516 whose golds are syntax errors in MySQL and MariaDB: FROM SHOW, derived tables without alias."""
 EQUAL_AT_LEAST: Final = 2880
 """Of the steps of the replay: what InterCode's own code reaches on the same server."""
-_TOLERANCE: Final = 0.005 + 1e-9  # 0.88 and 0.875, which was recorded before it was rounded, are 0.005 apart
 _NOT_RUN: Final = "Format your SQL command as follows:"
 _ROW: Final = re.compile(r"\((?:[^()'\"]|'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\([^()]*\))*\)")
 _BESIDE_AGGREGATE: Final = re.compile(r"^\s*SELECT\s+(?:MIN|MAX)\s*\([^()]*\)[^,()]*,(?!.*GROUP BY)", re.I | re.S)
-_BESIDE: Final = Path(__file__).parents[1].parent / "shared" / "data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +52,6 @@ class GoldsMeasured:
     def is_good(self) -> bool:
         """Whether all are right but those that are no SQL."""
         return set(self.others) <= set(INVALID_GOLDS)
-
-
-@dataclass(frozen=True, slots=True)
-class Miss:
-    """A step whose reward is not the recorded one, and the class of its explanation ("" if it has none)."""
-
-    row: int
-    step: int
-    action: str
-    recorded: float
-    ours: float
-    why: str
 
 
 class ProvedEnv(SqlEnv):
@@ -144,7 +131,7 @@ async def measure_replay(folder: Path, *, envs: int = 8, prove: bool = False) ->
                 continue
             steps += 1
             again = ours.turns[number] if number < len(ours.turns) else None
-            if again is None or abs(again.reward - turn.reward) > _TOLERANCE:
+            if again is None or abs(again.reward - turn.reward) > TOLERANCE:
                 reward = float("nan") if again is None else again.reward
                 seen = (turn.observation or "", "" if again is None else again.observation or "")
                 why = _explanation(turn.action, str(dataset[int(key)].gold), *seen)
@@ -175,11 +162,6 @@ def _explanation(action: str, gold: str, recorded: str, ours: str) -> str:
     if Counter(then) == Counter(now):
         return "rows that have no order, or equal keys"
     return ""
-
-
-def data_folder(given: Path | None) -> Path:
-    """Return the folder of InterCode's data."""
-    return given or Path(os.environ.get("CODECRAFT_DATA") or _BESIDE) / "intercode"
 
 
 async def _main(folder: Path, envs: int, *, prove: bool) -> bool:

@@ -42,6 +42,21 @@ class Recording:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """A recorded action whose reward is another one now, and the classes of why that may be ("" if it should not)."""
+
+    row: int
+    step: int
+    action: str
+    recorded: float
+    ours: float
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.row}.{self.step}: {self.recorded:g} then, {self.ours:g} now ({self.why or '?'}): {self.action}"
+
+
 def data_folder(given: Path | None = None) -> Path:
     """Return the folder of InterCode's data: the one *given*, else that of CODECRAFT_DATA, or beside the clone.
 

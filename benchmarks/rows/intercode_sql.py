@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import time
 import uuid
@@ -18,6 +17,7 @@ import numpy as np
 
 from benchmarks.bench import Bench
 from benchmarks.peer import Peer, environment, open_peer
+from benchmarks.recordings import data_folder
 from benchmarks.results import (
     BenchmarkError,
     Figure,
@@ -46,7 +46,6 @@ _TURNS: Final = 200  # of each environment in a pass: about half of what is reco
 _RESETS: Final = 15  # in each round
 _THINKING_S: Final = 0.5
 _DOCKER_LIMIT_S: Final = 60.0
-_BESIDE: Final = Path(__file__).parents[2].parent / "shared" / "data"
 _SERVE: Final = (
     f"exec mariadbd --defaults-file={SERVER_FOLDER}/server.cnf --skip-networking=0 --port=3306 --bind-address=0.0.0.0"
     f" --datadir={SERVER_FOLDER}/data --socket=/tmp/socket --pid-file=/tmp/pid --user=root"
@@ -88,7 +87,7 @@ ROWS_RESET: Final = (READ, ROW, TABLE)
 def measure_rate(bench: Bench) -> dict[str, Figure]:
     """Play the recorded actions in turn: ours, ours without memory, theirs."""
     bench.need_docker("a server of databases")
-    folder = _folder()
+    folder = data_folder() / "sql"
     dump = SqlDump.read(folder / "ic_spider_dbs.sql")
     bench.run(_have_image(dump))
     lanes = _lanes(folder)
@@ -196,7 +195,7 @@ async def _docker(argv: Sequence[str]) -> str:
 def measure_reset(bench: Bench) -> dict[str, Figure]:
     """Reset after each kind of episode."""
     bench.need_docker("a server of databases")
-    dump = SqlDump.read(_folder() / "ic_spider_dbs.sql")
+    dump = SqlDump.read(data_folder() / "sql" / "ic_spider_dbs.sql")
     bench.run(_have_image(dump))
     return bench.run(_measure_reset(bench, dump))
 
@@ -256,14 +255,6 @@ async def _reset_ms(env: SqlEnv, action: str, kind: str, pause_s: float) -> floa
 async def _have_image(dump: SqlDump) -> None:
     async with await connect_daemon() as daemon:
         await Images(daemon).make(dump)
-
-
-def _folder() -> Path:
-    root = Path(os.environ.get("CODECRAFT_DATA") or _BESIDE)
-    folder = root / "intercode" / "sql"
-    if not folder.is_dir():
-        raise Unavailable(f"InterCode's data are not in {root}; set CODECRAFT_DATA to the folder that holds intercode/")
-    return folder
 
 
 def _lanes(folder: Path) -> list[list[str]]:

@@ -14,7 +14,7 @@ from codecraft_async.evaluation.statistics import mcnemar_exact
 
 __all__ = ["Comparison", "Difference", "different_rewards"]
 
-_TOLERANCE: Final = 0.005 + 1e-9  # 0.88 and 0.875, which was recorded before it was rounded, are 0.005 apart
+TOLERANCE: Final = 0.005 + 1e-9  # 0.88 and 0.875, which was recorded before it was rounded, are 0.005 apart
 _NO_TURN: Final = Turn("", None, 0.0)
 
 
@@ -86,7 +86,7 @@ class Difference:
 
 
 def different_rewards(
-    first: Mapping[str, EpisodeLog], second: Mapping[str, EpisodeLog], *, tolerance: float = _TOLERANCE
+    first: Mapping[str, EpisodeLog], second: Mapping[str, EpisodeLog], *, tolerance: float = TOLERANCE
 ) -> list[Difference]:
     """Return the turns whose rewards differ by more than *tolerance*, of the episodes that both logs have.
 
